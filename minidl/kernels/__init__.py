@@ -1,0 +1,26 @@
+"""Kernels: arrays in, arrays out. The only room that imports Numba.
+
+The rules of the room:
+
+* a kernel takes plain C-contiguous ndarrays and numbers, checks nothing, and never sees a Tensor;
+* its docstring says what it computes, what it needs and what it overwrites;
+* it works on a range of tasks, ``kernel(start, stop, ...)``, each of which owns its part of the
+  output. `parallel.run` hands the ranges to threads. How work is cut into tasks follows from
+  shapes alone, never from the number of threads: that is why results do not depend on it;
+* the vector runs over channels, the last axis; no sum is reordered by the compiler.
+
+From the bottom up: `jit` (how to compile), `parallel` (how to run), `simd` (a vector type),
+`gemm` (the register-tiled product), and on these the operations.
+
+Submodules are imported on first use, because importing Numba takes longer than importing all of
+minidl.
+"""
+
+import importlib
+from types import ModuleType
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return importlib.import_module(f"{__name__}.{name}")

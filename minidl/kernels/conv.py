@@ -1,0 +1,261 @@
+"""Convolution in one, two and three dimensions, its two gradients, and so its transpose.
+
+Everything is a matrix product in front of which panels of the source are gathered in cache:
+
+* `gather`: every output pixel is the sum, over the taps of the kernel, of a row of source channels
+  times that tap's matrix. The forward convolution gathers from x. Its input gradient gathers from
+  gy: input pixel p takes part in output pixel q when ``p = q * stride - padding + tap * dilation``,
+  so all input pixels with the same remainder modulo the stride see the same taps, and each such
+  *phase* is an ordinary stride-1 gather into every stride-th pixel.
+* `weight_grad`: the gathered panel, transposed, times gy.
+
+A transposed convolution is the input gradient of the convolution it is the adjoint of, and uses
+the same functions in swapped roles. (Dumoulin & Visin, A guide to convolution arithmetic for deep
+learning, 2016, relationships 8-14.)
+
+All arrays have three spatial axes, (N, D, H, W, C); weights are (KD, KH, KW, C // groups, F).
+Sequences and images have extents of 1 in front.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from minidl.kernels import gemm, parallel, simd
+from minidl.kernels.jit import kernel
+
+ROW_BLOCK = gemm.ROW_BLOCK
+DEPTH_BLOCK = gemm.DEPTH_BLOCK
+WEIGHT_BLOCK = 256  # pixels whose products are summed in registers before a weight gradient is met
+WEIGHT_TASK = 98304  # numbers of a weight gradient that one task holds in its cache
+MIN_TASKS = 16  # enough to keep threads busy
+
+
+class Grid(NamedTuple):
+    """How output pixels find their source pixels: ``source = pixel * step + tap offset``."""
+
+    batch: int
+    depth: int  # extents of the grid of output pixels
+    height: int
+    width: int
+    step_d: int  # source pixels from one output pixel to the next
+    step_h: int
+    step_w: int
+    source_d: int  # extents of the source
+    source_h: int
+    source_w: int
+    source_row: int  # channels of the source in all
+    channels: int  # channels of the source that take part, those of one group
+
+
+@kernel
+def copy_channels(source, at, out, to, count, lanes):
+    """Copy `count` numbers; may overwrite up to ``lanes - 1`` numbers behind them."""
+    whole = count - count % lanes
+    for c in range(0, whole, lanes):
+        simd.store(out, to + c, simd.load(source, at + c))
+    if whole < count:
+        simd.store(out, to + whole, simd.load_some(source, at + whole, count - whole))
+
+
+@kernel
+def clear_channels(out, to, count, lanes):
+    """Write `count` zeros; may overwrite up to ``lanes - 1`` numbers behind them."""
+    zeros = simd.splat(out.dtype.type(0))
+    for c in range(0, count, lanes):
+        simd.store(out, to + c, zeros)
+
+
+@kernel
+def fill_panel(panel, source, channel, taps, grid, pixel, pixels, start, stop, lanes):
+    """Gather ``panel[i, k - start]`` for output pixels ``pixel + i`` and depths start <= k < stop.
+
+    Depth k is channel ``k % channels`` of tap ``k // channels``. Taps that fall outside of the
+    source read zero. `panel` is flat, its rows ``stop - start`` long, with `lanes` numbers to
+    spare at its end; `channel` is the first channel of the group.
+    """
+    row = stop - start
+    x = pixel % grid.width
+    y = pixel // grid.width % grid.height
+    z = pixel // (grid.width * grid.height) % grid.depth
+    n = pixel // (grid.width * grid.height * grid.depth)
+    first_tap, last_tap = start // grid.channels, (stop - 1) // grid.channels
+    for i in range(pixels):
+        for t in range(first_tap, last_tap + 1):
+            begin = max(start, t * grid.channels)
+            end = min(stop, (t + 1) * grid.channels)
+            d = z * grid.step_d + taps[t, 0]
+            h = y * grid.step_h + taps[t, 1]
+            w = x * grid.step_w + taps[t, 2]
+            to = i * row + begin - start
+            if 0 <= d < grid.source_d and 0 <= h < grid.source_h and 0 <= w < grid.source_w:
+                at = ((n * grid.source_d + d) * grid.source_h + h) * grid.source_w + w
+                at = at * grid.source_row + channel + begin - t * grid.channels
+                copy_channels(source, at, panel, to, end - begin, lanes)
+            else:
+                clear_channels(panel, to, end - begin, lanes)
+        x += 1
+        if x == grid.width:
+            x, y = 0, y + 1
+            if y == grid.height:
+                y, z = 0, z + 1
+                if z == grid.depth:
+                    z, n = 0, n + 1
+
+
+class Target(NamedTuple):
+    """Where the pixels of a grid lie in the array they are written to."""
+
+    first_d: int
+    first_h: int
+    first_w: int
+    step_d: int
+    step_h: int
+    step_w: int
+    depth: int  # extents of the array
+    height: int
+    width: int
+    row: int  # channels of the array in all
+    channels: int  # channels written, those of one group
+
+
+@kernel
+def write_block(sums, sums_row, bias, relu, target, grid, out, channel, pixel, pixels, lanes):
+    """Write rows of finished sums, plus bias, to the pixels of `out` that they belong to."""
+    zeros = simd.splat(out.dtype.type(0))
+    for i in range(pixels):
+        p = pixel + i
+        w = target.first_w + p % grid.width * target.step_w
+        p //= grid.width
+        h = target.first_h + p % grid.height * target.step_h
+        p //= grid.height
+        d = target.first_d + p % grid.depth * target.step_d
+        p //= grid.depth
+        at = ((p * target.depth + d) * target.height + h) * target.width + w
+        at = at * target.row + channel
+        for f in range(0, target.channels, lanes):
+            count = target.channels - f
+            value = simd.load(sums, i * sums_row + f) + simd.load_some(bias, channel + f, count)
+            if relu:
+                value = simd.maximum(value, zeros)
+            simd.store_some(out, at + f, value, count)
+
+
+@kernel
+def gather(start, stop, source, packed, bias, relu, taps, grid, target, out, group):
+    """Tasks are blocks of `ROW_BLOCK` output pixels: gather, multiply, write.
+
+    source, out : flat (pixels * channels) arrays; `out` is overwritten at the pixels of `target`.
+    packed : (registers, depth, lanes), the weights of one group as `pack` leaves them.
+    taps : (T, 3) offsets into the source.
+    """
+    vectors, depth, lanes = packed.shape
+    weights = packed.reshape(packed.size)
+    pixels = grid.batch * grid.depth * grid.height * grid.width
+    columns = vectors * lanes
+    panels = (vectors + gemm.TILE_VECTORS - 1) // gemm.TILE_VECTORS
+    panel = np.empty(ROW_BLOCK * min(depth, DEPTH_BLOCK) + lanes, source.dtype)
+    sums = np.empty(ROW_BLOCK * columns, source.dtype)
+    for task in range(start, stop):
+        pixel = task * ROW_BLOCK
+        rows = min(ROW_BLOCK, pixels - pixel)
+        sums[:] = 0
+        for k in range(0, depth, DEPTH_BLOCK):
+            steps = min(DEPTH_BLOCK, depth - k)
+            fill_panel(
+                panel, source, group * grid.channels, taps, grid, pixel, rows, k, k + steps, lanes
+            )
+            for p in range(panels):
+                v = gemm.panel_start(p, vectors)
+                width = gemm.panel_start(p + 1, vectors) - v
+                gemm.multiply_block(
+                    panel, 0, steps, 1,
+                    weights, (v * depth + k * width) * lanes, width * lanes, width,
+                    sums, v * lanes, columns, rows, steps,
+                )  # fmt: skip
+        write_block(
+            sums, columns, bias, relu, target, grid, out, group * target.channels, pixel, rows,
+            lanes,
+        )
+
+
+@kernel
+def pack(start, stop, weight, tap_at, row_step, column_step, rows, columns, packed):
+    """Lay out weights as the micro-kernel reads them; tasks are panels.
+
+    Row ``t * rows + r``, column f is ``weight[tap_at[t] + r * row_step + f * column_step]``.
+    Columns past `columns` become zero.
+    """
+    vectors, depth, lanes = packed.shape
+    out = packed.reshape(packed.size)
+    for p in range(start, stop):
+        v = gemm.panel_start(p, vectors)
+        width = (gemm.panel_start(p + 1, vectors) - v) * lanes
+        first = v * lanes
+        filled = min(width, columns - first)
+        for t in range(len(tap_at)):
+            for r in range(rows):
+                at = tap_at[t] + r * row_step + first * column_step
+                to = first * depth + (t * rows + r) * width
+                for f in range(filled):
+                    out[to + f] = weight[at + f * column_step]
+                for f in range(filled, width):
+                    out[to + f] = 0
+
+
+def _packed(weight, tap_at, row_step, column_step, rows, columns):
+    vectors = gemm.vectors_for(columns, weight.dtype)
+    depth = len(tap_at) * rows
+    packed = np.empty((vectors, depth, simd.lanes_of(weight.dtype)), weight.dtype)
+    panels = -(-vectors // gemm.TILE_VECTORS)
+    parallel.run(
+        pack, panels, packed.size,
+        weight.reshape(-1), tap_at, row_step, column_step, rows, columns, packed,
+    )  # fmt: skip
+    return packed
+
+
+def _tap_grid(kernel_size) -> np.ndarray:
+    """(T, 3) positions of all taps of a kernel, in the order of its memory."""
+    return np.array(list(itertools.product(*map(range, kernel_size))), dtype=np.int64)
+
+
+def forward(x, weight, bias, stride, padding, dilation, groups, size, relu=False):
+    """Convolution of x with weight, (N, D, H, W, C) to (N, *size, F).
+
+    Parameters
+    ----------
+    x : (N, D, H, W, C) array
+    weight : (KD, KH, KW, C // groups, F) array of the same dtype
+    bias : (F,) array
+    stride, dilation : three positive integers
+    padding : three integers, zeros in front of each axis
+        What lies behind follows from `size`.
+    groups : int
+    size : three integers, extents of the output
+    relu : bool
+        Write ``max(y, 0)`` in place of y.
+    """
+    *kernel_size, channels, features = weight.shape
+    y = np.empty((len(x), *size, features), x.dtype)
+    taps = _tap_grid(kernel_size)
+    grid = Grid(len(x), *size, *stride, *x.shape[1:], channels)
+    target = Target(0, 0, 0, 1, 1, 1, *size, features, features // groups)
+    for group in range(groups):
+        packed = _packed(
+            weight,
+            np.arange(len(taps)) * channels * features + group * target.channels,
+            features, 1, channels, target.channels,
+        )  # fmt: skip
+        _gather(x, packed, bias, relu, taps * dilation - padding, grid, target, y, group)
+    return y
+
+
+def _gather(source, packed, bias, relu, taps, grid, target, out, group):
+    pixels = grid.batch * grid.depth * grid.height * grid.width
+    parallel.run(
+        gather, -(-pixels // ROW_BLOCK), pixels * packed.size / 50,
+        source.reshape(-1), packed, bias, relu, taps, grid, target, out.reshape(-1), group,
+    )  # fmt: skip

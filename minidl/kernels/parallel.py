@@ -1,0 +1,128 @@
+"""Threads: the only place that starts them.
+
+`run` cuts the tasks of a kernel into ranges and lets the calling thread and the workers take them
+one after another. Compiled kernels release Python's global lock, so plain Python threads suffice,
+and none of the restrictions of OpenMP apply: any Python thread may call, several at once, and a
+process that forks simply starts workers anew in the child.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+RANGES_PER_THREAD = 4  # more than one, so that a thread held up by another process is not waited for
+SERIAL_BELOW = 100_000  # units of work, about a nanosecond each; a worker wakes up in 20 to 50 us
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, or fewer where a container's quota says so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or a quota of "max"
+        return cores or 1
+
+
+class _Job:
+    """One call of `run`: ranges still to be taken, and the news that the last one is done."""
+
+    def __init__(self, function: Callable, tasks: int, ranges: int, args: tuple) -> None:
+        self.function, self.tasks, self.ranges, self.args = function, tasks, ranges, args
+        self.untaken = itertools.count()  # next() on it is atomic
+        self.lock = threading.Lock()
+        self.unfinished = ranges
+        self.finished = threading.Event()
+        self.error: BaseException | None = None
+
+    def work(self) -> None:
+        while (i := next(self.untaken)) < self.ranges:
+            start = i * self.tasks // self.ranges
+            stop = (i + 1) * self.tasks // self.ranges
+            try:
+                self.function(start, stop, *self.args)
+            except BaseException as error:
+                self.error = error
+            with self.lock:
+                self.unfinished -= 1
+                if not self.unfinished:
+                    self.finished.set()
+
+
+class _Pool:
+    """Workers that wait for jobs. Made anew in a forked child, which inherits no threads."""
+
+    def __init__(self) -> None:
+        self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self.lock = threading.Lock()
+        self.workers = 0
+
+    def hire(self, workers: int) -> None:
+        with self.lock:
+            for _ in range(self.workers, workers):
+                threading.Thread(target=self.serve, name="minidl-worker", daemon=True).start()
+                self.workers += 1
+
+    def serve(self) -> None:
+        while True:
+            self.jobs.get().work()
+
+
+_pool = _Pool()
+_num_threads = available_cores()
+
+
+def _renew_pool() -> None:
+    global _pool
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_pool)
+
+
+def set_num_threads(threads: int) -> None:
+    """Let each parallel kernel use `threads` threads, the calling one included."""
+    global _num_threads
+    _num_threads = threads
+
+
+def get_num_threads() -> int:
+    """Number of threads a parallel kernel uses, the calling one included."""
+    return _num_threads
+
+
+def run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> None:
+    """Call ``function(start, stop, *args)`` for ranges that together cover ``range(tasks)``.
+
+    Parameters
+    ----------
+    function : callable
+        A kernel whose tasks own disjoint parts of what it writes.
+    tasks : int
+        Number of tasks.
+    work : float
+        Estimate of the whole work, in units of about a nanosecond on one core. Little work is
+        done by the calling thread alone: waking another would take longer.
+    *args
+        Passed on to the kernel.
+    """
+    threads = min(_num_threads, tasks)
+    if threads <= 1 or work < SERIAL_BELOW:
+        function(0, tasks, *args)
+        return
+    job = _Job(function, tasks, min(tasks, threads * RANGES_PER_THREAD), args)
+    pool = _pool
+    pool.hire(threads - 1)
+    for _ in range(threads - 1):
+        pool.jobs.put(job)
+    job.work()
+    job.finished.wait()
+    if job.error is not None:
+        raise job.error
