@@ -9,5 +9,24 @@ the public function, which checks its arguments and documents itself.
 """
 
 from minidl.functional.activation import elu, relu
+from minidl.functional.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
+from minidl.functional.linear import linear
 
-__all__ = ["elu", "relu"]
+__all__ = [
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "elu",
+    "linear",
+    "relu",
+]

@@ -18,7 +18,6 @@ Sequences and images have extents of 1 in front.
 """
 
 import itertools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -207,8 +206,7 @@ def pack(start, stop, weight, tap_at, row_step, column_step, rows, columns, pack
 
 def _packed(weight, tap_at, row_step, column_step, rows, columns):
     vectors = gemm.vectors_for(columns, weight.dtype)
-    depth = len(tap_at) * rows
-    packed = np.empty((vectors, depth, simd.lanes_of(weight.dtype)), weight.dtype)
+    packed = np.empty((vectors, len(tap_at) * rows, simd.lanes_of(weight.dtype)), weight.dtype)
     panels = -(-vectors // gemm.TILE_VECTORS)
     parallel.run(
         pack, panels, packed.size,
@@ -217,7 +215,15 @@ def _packed(weight, tap_at, row_step, column_step, rows, columns):
     return packed
 
 
-def _tap_grid(kernel_size) -> np.ndarray:
+def _gather(source, packed, bias, relu, taps, grid, target, out, group):
+    pixels = grid.batch * grid.depth * grid.height * grid.width
+    parallel.run(
+        gather, -(-pixels // ROW_BLOCK), pixels * (packed.size + 64) / 50,
+        source.reshape(-1), packed, bias, relu, taps, grid, target, out.reshape(-1), group,
+    )  # fmt: skip
+
+
+def _taps(kernel_size) -> np.ndarray:
     """(T, 3) positions of all taps of a kernel, in the order of its memory."""
     return np.array(list(itertools.product(*map(range, kernel_size))), dtype=np.int64)
 
@@ -229,7 +235,7 @@ def forward(x, weight, bias, stride, padding, dilation, groups, size, relu=False
     ----------
     x : (N, D, H, W, C) array
     weight : (KD, KH, KW, C // groups, F) array of the same dtype
-    bias : (F,) array
+    bias : (F,) array or None
     stride, dilation : three positive integers
     padding : three integers, zeros in front of each axis
         What lies behind follows from `size`.
@@ -240,22 +246,159 @@ def forward(x, weight, bias, stride, padding, dilation, groups, size, relu=False
     """
     *kernel_size, channels, features = weight.shape
     y = np.empty((len(x), *size, features), x.dtype)
-    taps = _tap_grid(kernel_size)
+    bias = np.zeros(features, x.dtype) if bias is None else bias
+    taps = _taps(kernel_size)
     grid = Grid(len(x), *size, *stride, *x.shape[1:], channels)
     target = Target(0, 0, 0, 1, 1, 1, *size, features, features // groups)
     for group in range(groups):
-        packed = _packed(
-            weight,
-            np.arange(len(taps)) * channels * features + group * target.channels,
-            features, 1, channels, target.channels,
-        )  # fmt: skip
+        tap_at = np.arange(len(taps)) * channels * features + group * target.channels
+        packed = _packed(weight, tap_at, features, 1, channels, target.channels)
         _gather(x, packed, bias, relu, taps * dilation - padding, grid, target, y, group)
     return y
 
 
-def _gather(source, packed, bias, relu, taps, grid, target, out, group):
+def _axis_phases(size, kernel, stride, padding, dilation) -> list[tuple]:
+    """For each remainder of positions modulo the stride: (first, count, taps, their offsets)."""
+    phases = []
+    for first in range(min(stride, size)):
+        reached = [k for k in range(kernel) if (first + padding - k * dilation) % stride == 0]
+        offsets = [(first + padding - k * dilation) // stride for k in reached]
+        phases.append((first, -(-(size - first) // stride), reached, offsets))
+    return phases
+
+
+def input_grad(gy, weight, bias, stride, padding, dilation, groups, size):
+    """Gradient of the input of `forward`, and at the same time the transposed convolution.
+
+    Parameters
+    ----------
+    gy : (N, OD, OH, OW, F) array
+    weight : (KD, KH, KW, C // groups, F) array
+    bias : (C,) array or None
+        Added to the result; for the transposed convolution.
+    stride, padding, dilation, groups : as for `forward`
+    size : three integers, extents of the input
+
+    Returns
+    -------
+    (N, *size, C) array
+    """
+    *kernel_size, channels, features = weight.shape
+    gx = np.empty((len(gy), *size, channels * groups), gy.dtype)
+    bias = np.zeros(channels * groups, gy.dtype) if bias is None else bias
+    axes = zip(size, kernel_size, stride, padding, dilation, strict=True)
+    for phase in itertools.product(*(_axis_phases(*axis) for axis in axes)):
+        first, count, reached, offsets = zip(*phase, strict=True)
+        taps = np.array(list(itertools.product(*offsets)), np.int64).reshape(-1, 3)
+        at = np.array(list(itertools.product(*reached)), np.int64).reshape(-1, 3)
+        at = np.ravel_multi_index(tuple(at.T), kernel_size) * channels * features
+        grid = Grid(len(gy), *count, 1, 1, 1, *gy.shape[1:], features // groups)
+        target = Target(*first, *stride, *size, channels * groups, channels)
+        for group in range(groups):
+            tap_at = at + group * grid.channels
+            packed = _packed(weight, tap_at, 1, features, grid.channels, channels)
+            _gather(gy, packed, bias, False, taps, grid, target, gx, group)
+    return gx
+
+
+@kernel
+def weight_grad_tasks(
+    start, stop, source, gy, taps, grid, features, gy_row, group, splits, chunk, partial
+):
+    """Tasks are (split of the pixels, chunk of the depth): sum of panelᵀ @ gy over the split.
+
+    partial : (splits, taps * channels, features), overwritten.
+    """
+    lanes = partial.shape[3]
+    vectors = partial.shape[2]
+    columns = vectors * lanes
+    out = partial.reshape(partial.size)
+    depth = len(taps) * grid.channels
+    chunks = (depth + chunk - 1) // chunk
     pixels = grid.batch * grid.depth * grid.height * grid.width
-    parallel.run(
-        gather, -(-pixels // ROW_BLOCK), pixels * packed.size / 50,
-        source.reshape(-1), packed, bias, relu, taps, grid, target, out.reshape(-1), group,
-    )  # fmt: skip
+    blocks = (pixels + WEIGHT_BLOCK - 1) // WEIGHT_BLOCK
+    panels = (vectors + gemm.TILE_VECTORS - 1) // gemm.TILE_VECTORS
+    in_place = features == columns
+    panel = np.empty(WEIGHT_BLOCK * chunk + lanes, source.dtype)
+    copied = np.empty(0 if in_place else WEIGHT_BLOCK * columns, source.dtype)
+    sums = np.empty((chunk + gemm.TILE_ROWS) * columns, source.dtype)
+    for task in range(start, stop):
+        split, first = task // chunks, task % chunks * chunk
+        rows = min(chunk, depth - first)
+        sums[:] = 0
+        for block in range(split * blocks // splits, (split + 1) * blocks // splits):
+            pixel = block * WEIGHT_BLOCK
+            count = min(WEIGHT_BLOCK, pixels - pixel)
+            fill_panel(
+                panel, source, group * grid.channels, taps, grid,
+                pixel, count, first, first + rows, lanes,
+            )  # fmt: skip
+            gy_at = pixel * gy_row + group * features
+            if not in_place:
+                for i in range(count):
+                    copy_channels(gy, gy_at + i * gy_row, copied, i * columns, features, lanes)
+            for p in range(panels):
+                v = gemm.panel_start(p, vectors)
+                width = gemm.panel_start(p + 1, vectors) - v
+                if in_place:
+                    gemm.multiply_block(
+                        panel, 0, 1, rows, gy, gy_at + v * lanes, gy_row, width,
+                        sums, v * lanes, columns, rows, count,
+                    )  # fmt: skip
+                else:
+                    gemm.multiply_block(
+                        panel, 0, 1, rows, copied, v * lanes, columns, width,
+                        sums, v * lanes, columns, rows, count,
+                    )  # fmt: skip
+        copy_channels(
+            sums, 0, out, (split * depth + first) * columns, rows * columns, lanes
+        )
+
+
+@kernel
+def column_sums(start, stop, rows, partial):
+    """``partial[task] = rows[task::tasks].sum(0)``, each task a run of neighbouring rows."""
+    count, columns = rows.shape
+    for task in range(start, stop):
+        for c in range(columns):
+            partial[task, c] = 0
+        for i in range(task * count // len(partial), (task + 1) * count // len(partial)):
+            for c in range(columns):
+                partial[task, c] += rows[i, c]
+
+
+def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups):
+    """Gradient of the weight of `forward`: (KD, KH, KW, C // groups, F).
+
+    The pixels are split into parts whose number follows from the shapes alone, and the parts are
+    added in their order.
+    """
+    features = gy.shape[-1] // groups
+    channels = x.shape[-1] // groups
+    taps = _taps(kernel_size)
+    depth = len(taps) * channels
+    vectors, lanes = gemm.vectors_for(features, x.dtype), simd.lanes_of(x.dtype)
+    grid = Grid(*gy.shape[:-1], *stride, *x.shape[1:], channels)
+    chunk = min(depth, max(gemm.TILE_ROWS, WEIGHT_TASK // (vectors * lanes)))
+    chunks = -(-depth // chunk)
+    blocks = -(-(gy.size // gy.shape[-1]) // WEIGHT_BLOCK)
+    splits = max(1, min(blocks, MIN_TASKS // chunks))
+    gw = np.empty((*kernel_size, channels, groups, features), x.dtype)
+    for group in range(groups):
+        partial = np.empty((splits, depth, vectors, lanes), x.dtype)
+        parallel.run(
+            weight_grad_tasks, splits * chunks, gy.size // groups * depth / 50,
+            x.reshape(-1), gy.reshape(-1), taps * dilation - padding, grid,
+            features, gy.shape[-1], group, splits, chunk, partial,
+        )  # fmt: skip
+        total = partial.sum(axis=0).reshape(*kernel_size, channels, vectors * lanes)
+        gw[..., group, :] = total[..., :features]
+    return gw.reshape(*kernel_size, channels, groups * features)
+
+
+def bias_grad(gy):
+    """Gradient of the bias of `forward`: the sum over all pixels, in parts of fixed size."""
+    rows = gy.reshape(-1, gy.shape[-1])
+    partial = np.empty((max(1, min(64, len(rows) // 256)), rows.shape[1]), gy.dtype)
+    parallel.run(column_sums, len(partial), gy.size / 2, rows, partial)
+    return partial.sum(axis=0)

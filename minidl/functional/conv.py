@@ -1,0 +1,372 @@
+"""Convolution and transposed convolution in one, two and three dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minidl import kernels
+from minidl.function import Function
+from minidl.functional import check
+from minidl.geometry import Window
+from minidl.tensor import Tensor, apply
+
+LAYOUTS = {1: "N L C", 2: "N H W C", 3: "N D H W C"}
+WEIGHTS = {1: "K C F", 2: "KH KW C F", 3: "KD KH KW C F"}
+
+
+def lift(array: np.ndarray, at: int) -> np.ndarray:
+    """`array` with five axes: the missing ones, of extent 1, are put in front of axis `at`."""
+    missing = (1,) * (5 - array.ndim)
+    return np.ascontiguousarray(array).reshape(*array.shape[:at], *missing, *array.shape[at:])
+
+
+class Convolution(Function):
+    """Convolution by one window for each of three spatial axes, or its adjoint.
+
+    The three kernels, forward, input gradient and weight gradient, serve both: a transposed
+    convolution is the input gradient of a convolution, and the other way round.
+    """
+
+    def __init__(self, windows: list[Window], groups: int) -> None:
+        windows = [Window(1)] * (3 - len(windows)) + windows
+        self.kernel_size = tuple(w.kernel for w in windows)
+        self.geometry = (
+            tuple(w.stride for w in windows),
+            tuple(w.before for w in windows),
+            tuple(w.dilation for w in windows),
+            groups,
+        )
+
+    def _save(self, x, w, b, out_size):
+        self.x_shape, self.w_shape = x.shape, w.shape
+        self.x, self.w = lift(x, 1), lift(w, 0)
+        self.out_size = (1,) * (3 - len(out_size)) + out_size
+        return None if b is None else np.ascontiguousarray(b)
+
+
+class Conv(Convolution):
+    def __init__(self, windows: list[Window], groups: int) -> None:
+        super().__init__(windows, groups)
+        self.windows = windows
+
+    def forward(self, x, w, b=None):
+        out = tuple(v.out_size(n) for v, n in zip(self.windows, x.shape[1:], strict=False))
+        b = self._save(x, w, b, out)
+        y = kernels.conv.forward(self.x, self.w, b, *self.geometry, self.out_size)
+        return y.reshape(len(x), *out, w.shape[-1])
+
+    def backward(self, gy):
+        gx = gw = None
+        gy = lift(gy, 1)
+        if self.needs[0]:
+            size = self.x.shape[1:-1]
+            gx = kernels.conv.input_grad(gy, self.w, None, *self.geometry, size)
+            gx = gx.reshape(self.x_shape)
+        if self.needs[1]:
+            gw = kernels.conv.weight_grad(self.x, gy, self.kernel_size, *self.geometry)
+            gw = gw.reshape(self.w_shape)
+        gb = (kernels.conv.bias_grad(gy),) if len(self.needs) > 2 else ()
+        return gx, gw, *gb
+
+
+class ConvTranspose(Convolution):
+    def __init__(self, windows: list[Window], groups: int, out_size: tuple[int, ...]) -> None:
+        super().__init__(windows, groups)
+        self.size = out_size
+
+    def forward(self, x, w, b=None):
+        b = self._save(x, w, b, self.size)
+        y = kernels.conv.input_grad(self.x, self.w, b, *self.geometry, self.out_size)
+        return y.reshape(len(x), *self.size, -1)
+
+    def backward(self, gy):
+        gx = gw = None
+        gy = lift(gy, 1)
+        if self.needs[0]:
+            size = self.x.shape[1:-1]
+            gx = kernels.conv.forward(gy, self.w, None, *self.geometry, size)
+            gx = gx.reshape(self.x_shape)
+        if self.needs[1]:
+            gw = kernels.conv.weight_grad(gy, self.x, self.kernel_size, *self.geometry)
+            gw = gw.reshape(self.w_shape)
+        gb = (kernels.conv.bias_grad(gy),) if len(self.needs) > 2 else ()
+        return gx, gw, *gb
+
+
+def _padding(name: str, padding: Any, size: tuple, windows: list[Window]) -> list[Window]:
+    """`windows` with the zeros that the argument `padding` asks for."""
+    count = len(windows)
+    if padding == "valid":
+        return windows
+    if padding == "same":
+        return [
+            Window.same(n, w.kernel, w.stride, w.dilation)
+            for n, w in zip(size, windows, strict=True)
+        ]
+    if isinstance(padding, str):
+        raise ValueError(
+            f"{name}: padding must be a number of zeros, 'same' or 'valid', but is {padding!r}."
+        )
+    if not isinstance(padding, int | np.integer) and any(np.ndim(part) for part in padding):
+        if len(padding) != count:
+            raise ValueError(
+                f"{name}: padding must give a pair (before, after) for each of {count} axes, "
+                f"but is {padding!r}."
+            )
+        pairs = [check.integers(name, "padding", pair, 2, 0) for pair in padding]
+    else:
+        pairs = [(p, p) for p in check.integers(name, "padding", padding, count, 0)]
+    return [
+        Window(w.kernel, w.stride, *pair, w.dilation)
+        for w, pair in zip(windows, pairs, strict=True)
+    ]
+
+
+def _windows(name, x, weight, stride, padding, dilation) -> list[Window]:
+    count = x.ndim - 2
+    strides = check.integers(name, "stride", stride, count, 1)
+    dilations = check.integers(name, "dilation", dilation, count, 1)
+    kernel_size = check.integers(name, "kernel size of weight", weight.shape[:count], count, 1)
+    windows = [
+        Window(k, s, dilation=d) for k, s, d in zip(kernel_size, strides, dilations, strict=True)
+    ]
+    return _padding(name, padding, x.shape[1:-1], windows)
+
+
+def _check_channels(name, x, weight, bias, groups, wants, outputs) -> None:
+    """`wants` and `outputs`: input and output channels that weight and groups make."""
+    check.integers(name, "groups", groups, 1, 1)
+    if weight.shape[-1] % groups:
+        raise ValueError(
+            f"{name}: the last axis of weight, {weight.shape[-1]}, must be divisible by "
+            f"groups={groups}; weight has shape {weight.shape}."
+        )
+    if x.shape[-1] != wants:
+        raise ValueError(
+            f"{name}: weight of shape {weight.shape} with groups={groups} takes {wants} input "
+            f"channels, but x has {x.shape[-1]} (shape {x.shape}; channels come last)."
+        )
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"{name}: bias must have shape ({outputs},), but has {bias.shape}.")
+
+
+def _conv(axes, x, weight, bias, stride, padding, dilation, groups) -> Tensor:
+    name = f"conv{axes}d"
+    x, weight, bias = check.floating(name, x=x, weight=weight, bias=bias)
+    check.axes(name, "x", x, LAYOUTS[axes])
+    check.axes(name, "weight", weight, WEIGHTS[axes])
+    windows = _windows(name, x, weight, stride, padding, dilation)
+    _check_channels(name, x, weight, bias, groups, weight.shape[-2] * groups, weight.shape[-1])
+    for size, window in zip(x.shape[1:-1], windows, strict=True):
+        if window.out_size(size) < 1:
+            raise ValueError(
+                f"{name}: a kernel that spans {window.extent} does not fit an axis of {size} with "
+                f"padding {window.before} and {window.after}; x has shape {x.shape}. "
+                "Use a larger input, more padding or less dilation."
+            )
+    return apply(Conv(windows, groups), x, weight, *([] if bias is None else [bias]))
+
+
+def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, groups, dilation):
+    name = f"conv_transpose{axes}d"
+    x, weight, bias = check.floating(name, x=x, weight=weight, bias=bias)
+    check.axes(name, "x", x, LAYOUTS[axes])
+    check.axes(name, "weight", weight, WEIGHTS[axes])
+    if padding == "same":
+        raise ValueError(
+            f"{name}: padding='same' does not say which of several sizes is meant. "
+            "Give numbers; stride * size results from kernel = stride and padding 0."
+        )
+    windows = _windows(name, x, weight, stride, padding, dilation)
+    outputs = weight.shape[-2] * groups
+    _check_channels(name, x, weight, bias, groups, weight.shape[-1], outputs)
+    extra = check.integers(name, "output_padding", output_padding, axes, 0)
+    sizes = zip(x.shape[1:-1], windows, extra, strict=True)
+    out_size = tuple(window.in_size(size, more) for size, window, more in sizes)
+    for window, more in zip(windows, extra, strict=True):
+        if more >= max(window.stride, window.dilation):
+            raise ValueError(
+                f"{name}: output_padding must be smaller than stride or dilation, "
+                f"but is {output_padding!r} with stride {stride!r} and dilation {dilation!r}."
+            )
+    if min(out_size) < 1:
+        raise ValueError(
+            f"{name}: the output would have size {out_size}; x has shape {x.shape}. "
+            "Use less padding."
+        )
+    function = ConvTranspose(windows, groups, out_size)
+    return apply(function, x, weight, *([] if bias is None else [bias]))
+
+
+def conv1d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """Convolution of sequences; see `conv2d`, with one spatial axis in place of two.
+
+    Parameters
+    ----------
+    x : (N, L, C) Tensor
+    weight : (K, C // groups, F) Tensor
+    bias : (F,) Tensor, optional
+    stride, padding, dilation, groups
+        As for `conv2d`. A causal convolution has ``padding=((dilation * (K - 1), 0),)``.
+
+    Returns
+    -------
+    (N, OL, F) Tensor
+    """
+    return _conv(1, x, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """Convolution of images, as networks use the word: the kernel is not flipped.
+
+    ``y[n, i, j, f] = b[f] + sum over kh, kw, c of
+    x[n, i * stride + kh * dilation - padding, j * stride + ..., c] * weight[kh, kw, c, f]``
+
+    Parameters
+    ----------
+    x : (N, H, W, C) Tensor
+    weight : (KH, KW, C // groups, F) Tensor
+    bias : (F,) Tensor, optional
+    stride : int or two
+        Input pixels from one output pixel to the next.
+    padding : int, two, ((top, bottom), (left, right)), 'valid' or 'same'
+        Zeros around the image. 'valid' is none; 'same' makes ``OH = ceil(H / stride)``, an odd
+        zero going to the bottom and to the right.
+    dilation : int or two
+        Input pixels from one tap of the kernel to the next.
+    groups : int
+        Channels are divided into so many groups, each with its own kernels.
+
+    Returns
+    -------
+    (N, OH, OW, F) Tensor
+        ``OH = (H + top + bottom - dilation * (KH - 1) - 1) // stride + 1``
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not floating.
+    ValueError
+        If shapes do not fit each other, or the kernel does not fit the image.
+
+    References
+    ----------
+    Dumoulin & Visin, A guide to convolution arithmetic for deep learning, 2016,
+    relationships 6 and 15.
+    """
+    return _conv(2, x, weight, bias, stride, padding, dilation, groups)
+
+
+def conv3d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """Convolution of volumes; see `conv2d`, with three spatial axes in place of two.
+
+    Parameters
+    ----------
+    x : (N, D, H, W, C) Tensor
+    weight : (KD, KH, KW, C // groups, F) Tensor
+    bias : (F,) Tensor, optional
+    stride, padding, dilation, groups
+        As for `conv2d`.
+
+    Returns
+    -------
+    (N, OD, OH, OW, F) Tensor
+    """
+    return _conv(3, x, weight, bias, stride, padding, dilation, groups)
+
+
+def conv_transpose1d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Tensor:  # fmt: skip
+    """Transposed convolution of sequences; see `conv_transpose2d`.
+
+    Parameters
+    ----------
+    x : (N, L, C) Tensor
+    weight : (K, F // groups, C) Tensor
+    bias : (F,) Tensor, optional
+    stride, padding, output_padding, groups, dilation
+        As for `conv_transpose2d`.
+
+    Returns
+    -------
+    (N, OL, F) Tensor
+    """
+    return _conv_transpose(1, x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose2d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Tensor:  # fmt: skip
+    """Transposed convolution of images, the adjoint of `conv2d` ("up-convolution").
+
+    With the same weight and settings, ``sum(conv2d(u, w) * x) == sum(u * conv_transpose2d(x, w))``
+    for all u and x.
+
+    Parameters
+    ----------
+    x : (N, H, W, C) Tensor
+    weight : (KH, KW, F // groups, C) Tensor
+        The weight of the convolution that this is the adjoint of: that one goes from F to C.
+    bias : (F,) Tensor, optional
+    stride : int or two
+        Output pixels from one input pixel to the next.
+    padding : int, two, ((top, bottom), (left, right)) or 'valid'
+        Output pixels left off at the borders.
+    output_padding : int or two, less than stride or dilation
+        Output pixels added at the bottom and right, to choose among the sizes that a strided
+        convolution maps to the same.
+    groups, dilation
+        As for `conv2d`.
+
+    Returns
+    -------
+    (N, OH, OW, F) Tensor
+        ``OH = (H - 1) * stride + dilation * (KH - 1) + 1 - top - bottom + output_padding``
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not floating.
+    ValueError
+        If shapes do not fit each other, or nothing would be left.
+
+    References
+    ----------
+    Dumoulin & Visin, A guide to convolution arithmetic for deep learning, 2016, relationship 14.
+    """
+    return _conv_transpose(2, x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose3d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Tensor:  # fmt: skip
+    """Transposed convolution of volumes; see `conv_transpose2d`.
+
+    Parameters
+    ----------
+    x : (N, D, H, W, C) Tensor
+    weight : (KD, KH, KW, F // groups, C) Tensor
+    bias : (F,) Tensor, optional
+    stride, padding, output_padding, groups, dilation
+        As for `conv_transpose2d`.
+
+    Returns
+    -------
+    (N, OD, OH, OW, F) Tensor
+    """
+    return _conv_transpose(3, x, weight, bias, stride, padding, output_padding, groups, dilation)
