@@ -22,13 +22,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidl.kernels import gemm, parallel, simd
+from minidl.kernels import gemm, parallel, simd, winograd
 from minidl.kernels.jit import kernel
 
 ROW_BLOCK = gemm.ROW_BLOCK
 DEPTH_BLOCK = gemm.DEPTH_BLOCK
 WEIGHT_BLOCK = 256  # pixels whose products are summed in registers before a weight gradient is met
 WEIGHT_TASK = 98304  # numbers of a weight gradient that one task holds in its cache
+WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
 MIN_TASKS = 16  # enough to keep threads busy
 
 
@@ -50,58 +51,69 @@ class Grid(NamedTuple):
 
 
 @kernel
-def copy_channels(source, at, out, to, count, lanes):
-    """Copy `count` numbers; may overwrite up to ``lanes - 1`` numbers behind them."""
-    whole = count - count % lanes
-    for c in range(0, whole, lanes):
+def copy_channels(source, at, out, to, count):
+    """Copy `count` numbers from one flat array to another."""
+    lanes = simd.lanes(out)
+    for c in range(0, count - lanes + 1, lanes):
         simd.store(out, to + c, simd.load(source, at + c))
-    if whole < count:
-        simd.store(out, to + whole, simd.load_some(source, at + whole, count - whole))
+    rest = count % lanes
+    if rest:
+        c = count - rest
+        simd.store_some(out, to + c, simd.load_some(source, at + c, rest), rest)
 
 
 @kernel
-def clear_channels(out, to, count, lanes):
-    """Write `count` zeros; may overwrite up to ``lanes - 1`` numbers behind them."""
-    zeros = simd.splat(out.dtype.type(0))
-    for c in range(0, count, lanes):
-        simd.store(out, to + c, zeros)
+def clear_channels(out, to, count):
+    """Write `count` zeros."""
+    for c in range(0, count, simd.lanes(out)):
+        simd.store_some(out, to + c, simd.splat(out.dtype.type(0)), count - c)
 
 
 @kernel
-def fill_panel(panel, source, channel, taps, grid, pixel, pixels, start, stop, lanes):
+def fill_panel(panel, source, channel, taps, grid, pixel, pixels, start, stop):
     """Gather ``panel[i, k - start]`` for output pixels ``pixel + i`` and depths start <= k < stop.
 
     Depth k is channel ``k % channels`` of tap ``k // channels``. Taps that fall outside of the
-    source read zero. `panel` is flat, its rows ``stop - start`` long, with `lanes` numbers to
-    spare at its end; `channel` is the first channel of the group.
+    source read zero. `panel` is flat, its rows ``stop - start`` long; `channel` is the first
+    channel of the group.
+
+    Pixels are taken in runs along a row of the grid, for which only the ends can be outside.
     """
     row = stop - start
     x = pixel % grid.width
     y = pixel // grid.width % grid.height
     z = pixel // (grid.width * grid.height) % grid.depth
     n = pixel // (grid.width * grid.height * grid.depth)
-    first_tap, last_tap = start // grid.channels, (stop - 1) // grid.channels
-    for i in range(pixels):
-        for t in range(first_tap, last_tap + 1):
+    done = 0
+    while done < pixels:
+        run = min(grid.width - x, pixels - done)
+        for t in range(start // grid.channels, (stop - 1) // grid.channels + 1):
             begin = max(start, t * grid.channels)
-            end = min(stop, (t + 1) * grid.channels)
+            count = min(stop, (t + 1) * grid.channels) - begin
+            to = done * row + begin - start
             d = z * grid.step_d + taps[t, 0]
             h = y * grid.step_h + taps[t, 1]
             w = x * grid.step_w + taps[t, 2]
-            to = i * row + begin - start
-            if 0 <= d < grid.source_d and 0 <= h < grid.source_h and 0 <= w < grid.source_w:
-                at = ((n * grid.source_d + d) * grid.source_h + h) * grid.source_w + w
-                at = at * grid.source_row + channel + begin - t * grid.channels
-                copy_channels(source, at, panel, to, end - begin, lanes)
-            else:
-                clear_channels(panel, to, end - begin, lanes)
-        x += 1
-        if x == grid.width:
-            x, y = 0, y + 1
-            if y == grid.height:
-                y, z = 0, z + 1
-                if z == grid.depth:
-                    z, n = 0, n + 1
+            first = last = 0  # of the run, the pixels whose tap is inside
+            if 0 <= d < grid.source_d and 0 <= h < grid.source_h:
+                first = min(run, max(0, -(w // grid.step_w)))
+                last = max(first, min(run, -((w - grid.source_w) // grid.step_w)))
+            at = ((n * grid.source_d + d) * grid.source_h + h) * grid.source_w + w
+            at = at * grid.source_row + channel + begin - t * grid.channels
+            for i in range(first):
+                clear_channels(panel, to + i * row, count)
+            for i in range(first, last):
+                copy_channels(
+                    source, at + i * grid.step_w * grid.source_row, panel, to + i * row, count
+                )
+            for i in range(last, run):
+                clear_channels(panel, to + i * row, count)
+        done += run
+        x, y = 0, y + 1
+        if y == grid.height:
+            y, z = 0, z + 1
+            if z == grid.depth:
+                z, n = 0, n + 1
 
 
 class Target(NamedTuple):
@@ -121,25 +133,30 @@ class Target(NamedTuple):
 
 
 @kernel
-def write_block(sums, sums_row, bias, relu, target, grid, out, channel, pixel, pixels, lanes):
+def write_block(sums, sums_row, bias, relu, target, grid, out, channel, pixel, pixels):
     """Write rows of finished sums, plus bias, to the pixels of `out` that they belong to."""
+    lanes = simd.lanes(out)
     zeros = simd.splat(out.dtype.type(0))
-    for i in range(pixels):
-        p = pixel + i
-        w = target.first_w + p % grid.width * target.step_w
-        p //= grid.width
-        h = target.first_h + p % grid.height * target.step_h
-        p //= grid.height
-        d = target.first_d + p % grid.depth * target.step_d
-        p //= grid.depth
-        at = ((p * target.depth + d) * target.height + h) * target.width + w
-        at = at * target.row + channel
-        for f in range(0, target.channels, lanes):
-            count = target.channels - f
-            value = simd.load(sums, i * sums_row + f) + simd.load_some(bias, channel + f, count)
-            if relu:
-                value = simd.maximum(value, zeros)
-            simd.store_some(out, at + f, value, count)
+    x = pixel % grid.width
+    line = pixel // grid.width
+    done = 0
+    while done < pixels:
+        run = min(grid.width - x, pixels - done)
+        h = target.first_h + line % grid.height * target.step_h
+        plane = line // grid.height
+        d = target.first_d + plane % grid.depth * target.step_d
+        at = ((plane // grid.depth * target.depth + d) * target.height + h) * target.width
+        at = (at + target.first_w + x * target.step_w) * target.row + channel
+        for i in range(run):
+            for f in range(0, target.channels, lanes):
+                count = target.channels - f
+                value = simd.load(sums, (done + i) * sums_row + f)
+                value += simd.load_some(bias, channel + f, count)
+                if relu:
+                    value = simd.maximum(value, zeros)
+                simd.store_some(out, at + i * target.step_w * target.row + f, value, count)
+        done += run
+        x, line = 0, line + 1
 
 
 @kernel
@@ -154,29 +171,27 @@ def gather(start, stop, source, packed, bias, relu, taps, grid, target, out, gro
     weights = packed.reshape(packed.size)
     pixels = grid.batch * grid.depth * grid.height * grid.width
     columns = vectors * lanes
-    panels = (vectors + gemm.TILE_VECTORS - 1) // gemm.TILE_VECTORS
-    panel = np.empty(ROW_BLOCK * min(depth, DEPTH_BLOCK) + lanes, source.dtype)
+    panels = gemm.panels_of(vectors)
+    panel = np.empty(ROW_BLOCK * min(depth, DEPTH_BLOCK), source.dtype)
     sums = np.empty(ROW_BLOCK * columns, source.dtype)
     for task in range(start, stop):
         pixel = task * ROW_BLOCK
         rows = min(ROW_BLOCK, pixels - pixel)
-        sums[:] = 0
+        if depth == 0:  # no tap reaches these pixels
+            sums[:] = 0
         for k in range(0, depth, DEPTH_BLOCK):
             steps = min(DEPTH_BLOCK, depth - k)
-            fill_panel(
-                panel, source, group * grid.channels, taps, grid, pixel, rows, k, k + steps, lanes
-            )
+            fill_panel(panel, source, group * grid.channels, taps, grid, pixel, rows, k, k + steps)
             for p in range(panels):
                 v = gemm.panel_start(p, vectors)
                 width = gemm.panel_start(p + 1, vectors) - v
                 gemm.multiply_block(
                     panel, 0, steps, 1,
                     weights, (v * depth + k * width) * lanes, width * lanes, width,
-                    sums, v * lanes, columns, rows, steps,
+                    sums, v * lanes, columns, rows, steps, k > 0,
                 )  # fmt: skip
         write_block(
-            sums, columns, bias, relu, target, grid, out, group * target.channels, pixel, rows,
-            lanes,
+            sums, columns, bias, relu, target, grid, out, group * target.channels, pixel, rows
         )
 
 
@@ -207,7 +222,7 @@ def pack(start, stop, weight, tap_at, row_step, column_step, rows, columns, pack
 def _packed(weight, tap_at, row_step, column_step, rows, columns):
     vectors = gemm.vectors_for(columns, weight.dtype)
     packed = np.empty((vectors, len(tap_at) * rows, simd.lanes_of(weight.dtype)), weight.dtype)
-    panels = -(-vectors // gemm.TILE_VECTORS)
+    panels = gemm.panels_of(vectors)
     parallel.run(
         pack, panels, packed.size,
         weight.reshape(-1), tap_at, row_step, column_step, rows, columns, packed,
@@ -228,7 +243,24 @@ def _taps(kernel_size) -> np.ndarray:
     return np.array(list(itertools.product(*map(range, kernel_size))), dtype=np.int64)
 
 
-def forward(x, weight, bias, stride, padding, dilation, groups, size, relu=False):
+def algorithm_for(dtype, weight_shape, stride, groups) -> str:
+    """Which algorithm convolves best: 'winograd' or 'gather'.
+
+    Winograd's needs a third of the time where channels are many. It rounds a little more, so that
+    float64, which is there to be exact, does without.
+    """
+    *kernel_size, channels, features = weight_shape
+    suits = tuple(kernel_size) == (1, 3, 3) and tuple(stride) == (1, 1, 1) and groups == 1
+    fast = suits and dtype == np.float32 and min(channels, features) >= WINOGRAD_CHANNELS
+    return "winograd" if fast else "gather"
+
+
+def _plane(volumes):
+    """(N, D, H, W, C) as images (N * D, H, W, C)."""
+    return volumes.reshape(-1, *volumes.shape[2:])
+
+
+def forward(x, weight, bias, stride, padding, dilation, groups, size, relu=False, algorithm=None):
     """Convolution of x with weight, (N, D, H, W, C) to (N, *size, F).
 
     Parameters
@@ -243,10 +275,16 @@ def forward(x, weight, bias, stride, padding, dilation, groups, size, relu=False
     size : three integers, extents of the output
     relu : bool
         Write ``max(y, 0)`` in place of y.
+    algorithm : 'winograd', 'gather' or None
+        None takes what `algorithm_for` says.
     """
     *kernel_size, channels, features = weight.shape
-    y = np.empty((len(x), *size, features), x.dtype)
     bias = np.zeros(features, x.dtype) if bias is None else bias
+    algorithm = algorithm or algorithm_for(x.dtype, weight.shape, stride, groups)
+    if algorithm == "winograd":
+        y = winograd.forward(_plane(x), weight[0], bias, padding[1:], dilation[1:], size[1:], relu)
+        return y.reshape(len(x), *size, features)
+    y = np.empty((len(x), *size, features), x.dtype)
     taps = _taps(kernel_size)
     grid = Grid(len(x), *size, *stride, *x.shape[1:], channels)
     target = Target(0, 0, 0, 1, 1, 1, *size, features, features // groups)
@@ -267,7 +305,7 @@ def _axis_phases(size, kernel, stride, padding, dilation) -> list[tuple]:
     return phases
 
 
-def input_grad(gy, weight, bias, stride, padding, dilation, groups, size):
+def input_grad(gy, weight, bias, stride, padding, dilation, groups, size, algorithm=None):
     """Gradient of the input of `forward`, and at the same time the transposed convolution.
 
     Parameters
@@ -276,7 +314,7 @@ def input_grad(gy, weight, bias, stride, padding, dilation, groups, size):
     weight : (KD, KH, KW, C // groups, F) array
     bias : (C,) array or None
         Added to the result; for the transposed convolution.
-    stride, padding, dilation, groups : as for `forward`
+    stride, padding, dilation, groups, algorithm : as for `forward`
     size : three integers, extents of the input
 
     Returns
@@ -284,8 +322,12 @@ def input_grad(gy, weight, bias, stride, padding, dilation, groups, size):
     (N, *size, C) array
     """
     *kernel_size, channels, features = weight.shape
-    gx = np.empty((len(gy), *size, channels * groups), gy.dtype)
     bias = np.zeros(channels * groups, gy.dtype) if bias is None else bias
+    algorithm = algorithm or algorithm_for(gy.dtype, weight.shape, stride, groups)
+    if algorithm == "winograd":
+        gx = winograd.input_grad(_plane(gy), weight[0], bias, padding[1:], dilation[1:], size[1:])
+        return gx.reshape(len(gy), *size, channels)
+    gx = np.empty((len(gy), *size, channels * groups), gy.dtype)
     axes = zip(size, kernel_size, stride, padding, dilation, strict=True)
     for phase in itertools.product(*(_axis_phases(*axis) for axis in axes)):
         first, count, reached, offsets = zip(*phase, strict=True)
@@ -317,42 +359,40 @@ def weight_grad_tasks(
     chunks = (depth + chunk - 1) // chunk
     pixels = grid.batch * grid.depth * grid.height * grid.width
     blocks = (pixels + WEIGHT_BLOCK - 1) // WEIGHT_BLOCK
-    panels = (vectors + gemm.TILE_VECTORS - 1) // gemm.TILE_VECTORS
+    panels = gemm.panels_of(vectors)
     in_place = features == columns
-    panel = np.empty(WEIGHT_BLOCK * chunk + lanes, source.dtype)
+    panel = np.empty(WEIGHT_BLOCK * chunk, source.dtype)
     copied = np.empty(0 if in_place else WEIGHT_BLOCK * columns, source.dtype)
     sums = np.empty((chunk + gemm.TILE_ROWS) * columns, source.dtype)
     for task in range(start, stop):
         split, first = task // chunks, task % chunks * chunk
         rows = min(chunk, depth - first)
-        sums[:] = 0
-        for block in range(split * blocks // splits, (split + 1) * blocks // splits):
+        first_block = split * blocks // splits
+        for block in range(first_block, (split + 1) * blocks // splits):
             pixel = block * WEIGHT_BLOCK
             count = min(WEIGHT_BLOCK, pixels - pixel)
             fill_panel(
                 panel, source, group * grid.channels, taps, grid,
-                pixel, count, first, first + rows, lanes,
+                pixel, count, first, first + rows,
             )  # fmt: skip
             gy_at = pixel * gy_row + group * features
             if not in_place:
                 for i in range(count):
-                    copy_channels(gy, gy_at + i * gy_row, copied, i * columns, features, lanes)
+                    copy_channels(gy, gy_at + i * gy_row, copied, i * columns, features)
             for p in range(panels):
                 v = gemm.panel_start(p, vectors)
                 width = gemm.panel_start(p + 1, vectors) - v
                 if in_place:
                     gemm.multiply_block(
                         panel, 0, 1, rows, gy, gy_at + v * lanes, gy_row, width,
-                        sums, v * lanes, columns, rows, count,
+                        sums, v * lanes, columns, rows, count, block > first_block,
                     )  # fmt: skip
                 else:
                     gemm.multiply_block(
                         panel, 0, 1, rows, copied, v * lanes, columns, width,
-                        sums, v * lanes, columns, rows, count,
+                        sums, v * lanes, columns, rows, count, block > first_block,
                     )  # fmt: skip
-        copy_channels(
-            sums, 0, out, (split * depth + first) * columns, rows * columns, lanes
-        )
+        copy_channels(sums, 0, out, (split * depth + first) * columns, rows * columns)
 
 
 @kernel
@@ -367,7 +407,7 @@ def column_sums(start, stop, rows, partial):
                 partial[task, c] += rows[i, c]
 
 
-def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups):
+def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, algorithm=None):
     """Gradient of the weight of `forward`: (KD, KH, KW, C // groups, F).
 
     The pixels are split into parts whose number follows from the shapes alone, and the parts are
@@ -375,6 +415,10 @@ def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups):
     """
     features = gy.shape[-1] // groups
     channels = x.shape[-1] // groups
+    shape = (*kernel_size, channels, features)
+    if (algorithm or algorithm_for(x.dtype, shape, stride, groups)) == "winograd":
+        gw = winograd.weight_grad(_plane(x), _plane(gy), padding[1:], dilation[1:])
+        return gw[None]
     taps = _taps(kernel_size)
     depth = len(taps) * channels
     vectors, lanes = gemm.vectors_for(features, x.dtype), simd.lanes_of(x.dtype)

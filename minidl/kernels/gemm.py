@@ -13,10 +13,10 @@ channels) or by columns (for weight gradients).
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
-from minidl.kernels import parallel, simd
+from minidl.kernels import simd
 from minidl.kernels.jit import DISABLED, kernel
 
 # A tile takes rows x vectors registers, a row of B `vectors`, and a broadcast one more.
@@ -29,11 +29,11 @@ def _emit_tile(rows: int, vectors: int):
     """Make the micro-kernel for tiles of `rows` x `vectors` registers."""
 
     @intrinsic
-    def tile(typingctx, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, depth):
-        """``C += A @ B`` for one tile; every matrix is a flat array, a position, and strides."""
+    def tile(typingctx, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, depth, add):
+        """``C (+)= A @ B`` for one tile; every matrix is a flat array, a position, and strides."""
 
         def codegen(context, builder, signature, args):
-            a_, a_at_, a_row_, a_step_, b_, b_at_, b_step_, c_, c_at_, c_row_, depth_ = args
+            a_, a_at_, a_row_, a_step_, b_, b_at_, b_step_, c_, c_at_, c_row_, depth_, add_ = args
             kind = simd.vector_ir(c.dtype)
             scalar, align = kind.element, c.dtype.bitwidth // 8
             index = a_at_.type
@@ -55,7 +55,11 @@ def _emit_tile(rows: int, vectors: int):
                 for i in range(rows)
                 for v in range(vectors)
             ]
-            before = [builder.load(pointer, align=align) for pointer in c_vectors]
+            zeros = ir.Constant(kind, None)
+            before = [
+                builder.select(add_, builder.load(pointer, align=align), zeros)
+                for pointer in c_vectors
+            ]
 
             entry = builder.block
             loop = builder.append_basic_block("depth")
@@ -68,9 +72,7 @@ def _emit_tile(rows: int, vectors: int):
             b_k = builder.gep(b_start, [builder.mul(k, b_step_)])
             b_row = [
                 builder.load(
-                    builder.bitcast(
-                        builder.gep(b_k, [number(v * kind.count)]), kind.as_pointer()
-                    ),
+                    builder.bitcast(builder.gep(b_k, [number(v * kind.count)]), kind.as_pointer()),
                     align=align,
                 )
                 for v in range(vectors)
@@ -96,7 +98,7 @@ def _emit_tile(rows: int, vectors: int):
             return context.get_dummy_value()
 
         i8 = types.intp
-        return types.void(a, i8, i8, i8, b, i8, i8, c, i8, i8, i8), codegen
+        return types.void(a, i8, i8, i8, b, i8, i8, c, i8, i8, i8, types.boolean), codegen
 
     return tile
 
@@ -108,12 +110,13 @@ tile_3 = _emit_tile(TILE_ROWS, 3)
 if DISABLED:  # the micro-kernel on ndarrays
 
     def _tile(vectors):
-        def tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, depth):
+        def tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, depth, add):
             columns = np.arange(vectors * simd.lanes_of(c.dtype))
             rows, steps = np.arange(TILE_ROWS)[:, None], np.arange(depth)
             left = a[a_at + rows * a_row + steps * a_step]
             right = b[b_at + steps[:, None] * b_step + columns]
-            c[c_at + rows * c_row + columns] += left @ right
+            before = c[c_at + rows * c_row + columns] if add else 0
+            c[c_at + rows * c_row + columns] = before + left @ right
 
         return tile
 
@@ -126,23 +129,30 @@ def vectors_for(columns: int, dtype: np.dtype) -> int:
 
 
 @kernel
-def panel_start(panel, vectors):
-    """First register of panel `panel` when `vectors` registers are cut into even panels.
-
-    Even, because 4 = 2 + 2 keeps more of the tile busy than 3 + 1 does.
-    """
-    panels = (vectors + TILE_VECTORS - 1) // TILE_VECTORS
-    return panel * vectors // panels
+def panels_of(vectors):
+    """Number of panels that `vectors` registers are cut into."""
+    return (vectors + TILE_VECTORS - 1) // TILE_VECTORS
 
 
 @kernel
-def multiply_block(a, a_at, a_row, a_step, b, b_at, b_step, vectors, c, c_at, c_row, rows, depth):
-    """``C += A @ B`` for `rows` rows (rounded up to whole tiles), `vectors` <= 3 registers wide."""
+def panel_start(panel, vectors):
+    """First register of a panel. Panels are even: 4 = 2 + 2 keeps a tile busier than 3 + 1."""
+    return panel * vectors // panels_of(vectors)
+
+
+@kernel
+def multiply_block(
+    a, a_at, a_row, a_step, b, b_at, b_step, vectors, c, c_at, c_row, rows, depth, add
+):
+    """``C = A @ B``, or ``C += A @ B`` where `add`, `vectors` <= 3 registers wide.
+
+    `rows` are rounded up to whole tiles: A must be readable and C writable so far.
+    """
     for i in range(0, rows, TILE_ROWS):
         a_i, c_i = a_at + i * a_row, c_at + i * c_row
         if vectors == 3:
-            tile_3(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth)
+            tile_3(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth, add)
         elif vectors == 2:
-            tile_2(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth)
+            tile_2(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth, add)
         else:
-            tile_1(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth)
+            tile_1(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth, add)

@@ -84,6 +84,16 @@ def splat_ir(builder, scalar, kind):
 
 
 @intrinsic
+def lanes(typingctx, array):
+    """Number of elements of `array` in a register, known when the kernel is compiled."""
+
+    def codegen(context, builder, signature, args):
+        return context.get_constant(types.intp, Vector(array.dtype).lanes)
+
+    return types.intp(array), codegen
+
+
+@intrinsic
 def load(typingctx, array, position):
     """The vector at ``array[position : position + lanes]``."""
 
@@ -119,9 +129,7 @@ def _masked(builder, action, kind, result, arguments):
     width = 32 if isinstance(kind.element, ir.FloatType) else 64
     name = f"llvm.masked.{action}.v{kind.count}f{width}.p0v{kind.count}f{width}"
     signature = ir.FunctionType(result, [value.type for value in arguments])
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, signature, name), arguments
-    )
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
 
 @intrinsic
@@ -157,6 +165,21 @@ def store_some(typingctx, array, position, vector, count):
 
 
 @intrinsic
+def prefetch(typingctx, array, position):
+    """Ask for the cache line of ``array[position]``, which will be read soon."""
+
+    def codegen(context, builder, signature, args):
+        pointer = address(builder, context, array, *args, ir.IntType(8))
+        flags = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]  # read, keep, data
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in (pointer, *flags)])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [pointer, *flags])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
 def splat(typingctx, scalar):
     """The vector with `scalar` in every lane."""
 
@@ -186,25 +209,41 @@ def maximum(typingctx, a, b):
     return a(a, b), codegen
 
 
-def _arithmetic(symbol, emit):
-    """Let Numba's operator `symbol` work on two vectors."""
+@intrinsic
+def splat_like(typingctx, scalar, vector):
+    """The vector with `scalar`, rounded to the dtype of `vector`, in every lane."""
+
+    def codegen(context, builder, signature, args):
+        number = context.cast(builder, args[0], scalar, vector.dtype)
+        return splat_ir(builder, number, vector_ir(vector.dtype))
+
+    return vector(scalar, vector), codegen
+
+
+def _arithmetic(emit, *symbols):
+    """Let Numba's operators `symbols` work on two vectors, or on a number and a vector."""
 
     @intrinsic
     def compute(typingctx, a, b):
         def codegen(context, builder, signature, args):
-            return getattr(builder, emit)(*args)
+            return getattr(builder, emit)(*args, flags=("contract",))
 
         return a(a, b), codegen
 
-    @overload(symbol)
     def of_vectors(a, b):
         if isinstance(a, Vector) and a == b:
             return lambda a, b: compute(a, b)
+        if isinstance(a, types.Number) and isinstance(b, Vector):
+            return lambda a, b: compute(splat_like(a, b), b)
+        return None
+
+    for symbol in symbols:
+        overload(symbol)(of_vectors)
 
 
-_arithmetic(operator.add, "fadd")
-_arithmetic(operator.sub, "fsub")
-_arithmetic(operator.mul, "fmul")
+_arithmetic("fadd", operator.add, operator.iadd)
+_arithmetic("fsub", operator.sub, operator.isub)
+_arithmetic("fmul", operator.mul, operator.imul)
 
 
 def lanes_of(dtype: np.dtype) -> int:
@@ -213,6 +252,9 @@ def lanes_of(dtype: np.dtype) -> int:
 
 
 if DISABLED:  # the same functions on small ndarrays
+
+    def lanes(array):
+        return lanes_of(array.dtype)
 
     def load(array, position):
         return array[position : position + lanes_of(array.dtype)].copy()
@@ -229,6 +271,9 @@ if DISABLED:  # the same functions on small ndarrays
     def store_some(array, position, vector, count):
         count = min(count, len(vector))
         array[position : position + count] = vector[:count]
+
+    def prefetch(array, position):
+        pass
 
     def splat(scalar):
         return np.full(lanes_of(np.asarray(scalar).dtype), scalar)
