@@ -30,6 +30,7 @@ DEPTH_BLOCK = gemm.DEPTH_BLOCK
 WEIGHT_BLOCK = 256  # pixels whose products are summed in registers before a weight gradient is met
 WEIGHT_TASK = 98304  # numbers of a weight gradient that one task holds in its cache
 WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
+FEW_CHANNELS = 8  # with fewer, panels lie by columns
 MIN_TASKS = 16  # enough to keep threads busy
 
 
@@ -70,44 +71,82 @@ def clear_channels(out, to, count):
 
 
 @kernel
-def fill_panel(panel, source, channel, taps, grid, pixel, pixels, start, stop):
+def inside_run(d, h, w, run, grid):
+    """Of `run` output pixels, the first and the one behind the last whose tap is in the source.
+
+    (d, h, w) is where the tap of the first pixel lies.
+    """
+    if not (0 <= d < grid.source_d and 0 <= h < grid.source_h):
+        return 0, 0
+    first = min(run, max(0, -(w // grid.step_w)))
+    return first, max(first, min(run, -((w - grid.source_w) // grid.step_w)))
+
+
+@kernel
+def copy_rows(source, at, pixel_step, out, to, row, count, first, last, run):
+    """For each of `run` pixels `count` channels, `row` apart; zeros outside of first to last."""
+    for i in range(first):
+        clear_channels(out, to + i * row, count)
+    for i in range(first, last):
+        copy_channels(source, at + i * pixel_step, out, to + i * row, count)
+    for i in range(last, run):
+        clear_channels(out, to + i * row, count)
+
+
+@kernel
+def copy_columns(source, at, pixel_step, out, to, step, count, first, last, run):
+    """For each of `count` channels, `step` apart, `run` pixels; zeros outside of first to last."""
+    for c in range(count):
+        clear_channels(out, to + c * step, first)
+        if pixel_step == 1:
+            copy_channels(source, at + first, out, to + first, last - first)
+        else:
+            for i in range(first, last):
+                out[to + c * step + i] = source[at + c + i * pixel_step]
+        clear_channels(out, to + c * step + last, run - last)
+
+
+@kernel
+def panel_strides(channels, steps, pixels):
+    """How a panel of `pixels` x `steps` lies in memory: from row to row, from step to step.
+
+    By rows; but a few channels are too short to be copied one pixel at a time.
+    """
+    return (1, pixels) if channels < FEW_CHANNELS else (steps, 1)
+
+
+@kernel
+def fill_panel(panel, row, step, source, channel, taps, grid, pixel, pixels, start, stop):
     """Gather ``panel[i, k - start]`` for output pixels ``pixel + i`` and depths start <= k < stop.
 
     Depth k is channel ``k % channels`` of tap ``k // channels``. Taps that fall outside of the
-    source read zero. `panel` is flat, its rows ``stop - start`` long; `channel` is the first
+    source read zero. `panel` is flat, with strides from `panel_strides`; `channel` is the first
     channel of the group.
 
     Pixels are taken in runs along a row of the grid, for which only the ends can be outside.
     """
-    row = stop - start
     x = pixel % grid.width
     y = pixel // grid.width % grid.height
     z = pixel // (grid.width * grid.height) % grid.depth
     n = pixel // (grid.width * grid.height * grid.depth)
+    pixel_step = grid.step_w * grid.source_row
     done = 0
     while done < pixels:
         run = min(grid.width - x, pixels - done)
         for t in range(start // grid.channels, (stop - 1) // grid.channels + 1):
             begin = max(start, t * grid.channels)
             count = min(stop, (t + 1) * grid.channels) - begin
-            to = done * row + begin - start
             d = z * grid.step_d + taps[t, 0]
             h = y * grid.step_h + taps[t, 1]
             w = x * grid.step_w + taps[t, 2]
-            first = last = 0  # of the run, the pixels whose tap is inside
-            if 0 <= d < grid.source_d and 0 <= h < grid.source_h:
-                first = min(run, max(0, -(w // grid.step_w)))
-                last = max(first, min(run, -((w - grid.source_w) // grid.step_w)))
+            first, last = inside_run(d, h, w, run, grid)
             at = ((n * grid.source_d + d) * grid.source_h + h) * grid.source_w + w
             at = at * grid.source_row + channel + begin - t * grid.channels
-            for i in range(first):
-                clear_channels(panel, to + i * row, count)
-            for i in range(first, last):
-                copy_channels(
-                    source, at + i * grid.step_w * grid.source_row, panel, to + i * row, count
-                )
-            for i in range(last, run):
-                clear_channels(panel, to + i * row, count)
+            to = done * row + (begin - start) * step
+            if step == 1:
+                copy_rows(source, at, pixel_step, panel, to, row, count, first, last, run)
+            else:
+                copy_columns(source, at, pixel_step, panel, to, step, count, first, last, run)
         done += run
         x, y = 0, y + 1
         if y == grid.height:
@@ -181,12 +220,16 @@ def gather(start, stop, source, packed, bias, relu, taps, grid, target, out, gro
             sums[:] = 0
         for k in range(0, depth, DEPTH_BLOCK):
             steps = min(DEPTH_BLOCK, depth - k)
-            fill_panel(panel, source, group * grid.channels, taps, grid, pixel, rows, k, k + steps)
+            row, step = panel_strides(grid.channels, steps, ROW_BLOCK)
+            fill_panel(
+                panel, row, step, source, group * grid.channels, taps, grid,
+                pixel, rows, k, k + steps,
+            )  # fmt: skip
             for p in range(panels):
                 v = gemm.panel_start(p, vectors)
                 width = gemm.panel_start(p + 1, vectors) - v
                 gemm.multiply_block(
-                    panel, 0, steps, 1,
+                    panel, 0, row, step,
                     weights, (v * depth + k * width) * lanes, width * lanes, width,
                     sums, v * lanes, columns, rows, steps, k > 0,
                 )  # fmt: skip
@@ -371,8 +414,9 @@ def weight_grad_tasks(
         for block in range(first_block, (split + 1) * blocks // splits):
             pixel = block * WEIGHT_BLOCK
             count = min(WEIGHT_BLOCK, pixels - pixel)
+            row, step = panel_strides(grid.channels, rows, WEIGHT_BLOCK)
             fill_panel(
-                panel, source, group * grid.channels, taps, grid,
+                panel, row, step, source, group * grid.channels, taps, grid,
                 pixel, count, first, first + rows,
             )  # fmt: skip
             gy_at = pixel * gy_row + group * features
@@ -384,12 +428,12 @@ def weight_grad_tasks(
                 width = gemm.panel_start(p + 1, vectors) - v
                 if in_place:
                     gemm.multiply_block(
-                        panel, 0, 1, rows, gy, gy_at + v * lanes, gy_row, width,
+                        panel, 0, step, row, gy, gy_at + v * lanes, gy_row, width,
                         sums, v * lanes, columns, rows, count, block > first_block,
                     )  # fmt: skip
                 else:
                     gemm.multiply_block(
-                        panel, 0, 1, rows, copied, v * lanes, columns, width,
+                        panel, 0, step, row, copied, v * lanes, columns, width,
                         sums, v * lanes, columns, rows, count, block > first_block,
                     )  # fmt: skip
         copy_channels(sums, 0, out, (split * depth + first) * columns, rows * columns)
