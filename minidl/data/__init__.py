@@ -1,0 +1,42 @@
+"""From a person's files to batches: read, pair, check, normalise, cut.
+
+`files` reads images and masks and writes masks; `pairs` finds what belongs together and splits it;
+`checks` says all that is wrong with a folder before training; `normalise` and `batches` make
+arrays for a network; `synthetic` invents ultrasound pictures. Nothing here knows the
+engine, and nothing is ever written into a data folder.
+"""
+
+from .batches import Dataset, batches, pad_to_multiple
+from .checks import Report, check_folder
+from .errors import DataError
+from .files import page_count, read_image, read_mask, read_mask_pages, read_pages, write_mask
+from .masks import IGNORE_INDEX, MaskKind
+from .normalise import Normaliser
+from .pairs import Pair, Split, find_images, find_pairs, split_pairs
+from .problems import Problem
+from .synthetic import write_nerve_set
+
+__all__ = [
+    "IGNORE_INDEX",
+    "DataError",
+    "Dataset",
+    "MaskKind",
+    "Normaliser",
+    "Pair",
+    "Problem",
+    "Report",
+    "Split",
+    "batches",
+    "check_folder",
+    "find_images",
+    "find_pairs",
+    "pad_to_multiple",
+    "page_count",
+    "read_image",
+    "read_mask",
+    "read_mask_pages",
+    "read_pages",
+    "split_pairs",
+    "write_mask",
+    "write_nerve_set",
+]

@@ -1,0 +1,194 @@
+"""Batches: the same bits from the same seed, each picture once an epoch, masks untouched."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tifffile
+from folders import halves, neighbours, noise, save
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minidl.data import (
+    DataError,
+    Dataset,
+    MaskKind,
+    Normaliser,
+    batches,
+    find_pairs,
+    pad_to_multiple,
+)
+
+KIND = MaskKind(values=(0, 3, 255))
+PLAIN = Normaliser((0.0,), (1.0,))
+
+
+def _dataset(folder, sizes=((12, 16),) * 5, normaliser=PLAIN, **options):
+    """Image and mask say the same thing, so that whatever is done to one is seen in the other."""
+    rng = np.random.default_rng(0)
+    for index, size in enumerate(sizes):
+        raw = rng.choice(np.array(KIND.values, np.uint8), size)
+        save(folder / f"p{index}.png", raw)
+        save(folder / f"p{index}_mask.png", raw)
+    return Dataset(find_pairs(folder), KIND, normaliser, **options)
+
+
+def _equal(first, second):
+    return all(
+        np.array_equal(x, u) and np.array_equal(y, v)
+        for (x, y), (u, v) in zip(first, second, strict=True)
+    )
+
+
+def test_shapes_and_types(tmp_path):
+    x, y = next(batches(_dataset(tmp_path), 3, (8, 10)))
+    assert x.shape == (3, 8, 10, 1) and x.dtype == np.float32 and x.flags.c_contiguous
+    assert y.shape == (3, 8, 10) and y.dtype == np.int32 and y.flags.c_contiguous
+
+
+@pytest.mark.parametrize("crop", [(8, 10), 20, (9, 30)])
+def test_mask_moves_with_its_image_and_is_never_interpolated(tmp_path, crop):
+    dataset = _dataset(tmp_path)
+    for x, y in batches(dataset, 4, crop, steps=6):
+        inside = y != -100
+        np.testing.assert_array_equal(np.array(KIND.values)[y[inside]], x[..., 0][inside])
+        height, width = (crop, crop) if isinstance(crop, int) else crop
+        pixels = {min(height, h) * min(width, w) for h, w in ((12, 16), (16, 12))}
+        assert set(inside.sum(axis=(1, 2)).tolist()) <= pixels
+
+
+def test_small_image_is_mirrored(tmp_path):
+    image = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    save(tmp_path / "a.png", image)
+    save(tmp_path / "a_mask.png", np.zeros((2, 3), np.uint8))
+    dataset = Dataset(find_pairs(tmp_path), MaskKind(), PLAIN)
+    x, y = next(batches(dataset, 1, (4, 5), augment=False))
+    (top, *_), (left, *_) = np.nonzero(y[0] == 0)
+    rows, columns = ([0, 1, 0, 1, 0], [0, 1, 2, 1, 0, 1, 2])
+    expected = image[np.ix_(rows[top % 2 :][:4], [columns[(c - left) % 4] for c in range(5)])]
+    np.testing.assert_array_equal(x[0, ..., 0], expected)
+
+
+def test_same_seed_same_bits_and_resume_in_the_middle(tmp_path):
+    options = {"brightness": 0.3, "contrast": 0.2}
+    first = list(batches(_dataset(tmp_path), 3, 8, seed=5, steps=7, **options))
+    assert _equal(first, list(batches(_dataset(tmp_path), 3, 8, seed=5, steps=7, **options)))
+    again = batches(_dataset(tmp_path), 3, 8, seed=5, start=4, steps=7, **options)
+    assert _equal(first[4:], list(again))
+    other = list(batches(_dataset(tmp_path), 3, 8, seed=6, steps=7, **options))
+    assert not _equal(first, other)
+    assert not any(np.array_equal(first[0][0], x) for x, _ in first[1:])
+
+
+def test_cache_does_not_change_anything(tmp_path):
+    kept, unkept = _dataset(tmp_path), _dataset(tmp_path, cache_bytes=500)
+    assert _equal(batches(kept, 2, 8, steps=6), batches(unkept, 2, 8, steps=6))
+    assert len(kept._cache) == 5 and len(unkept._cache) == 1
+
+
+def test_each_epoch_is_a_permutation(tmp_path):
+    for index in range(5):
+        save(tmp_path / f"p{index}.png", np.full((4, 4), index, np.uint8))
+        save(tmp_path / f"p{index}_mask.png", halves(size=(4, 4)))
+    dataset = Dataset(find_pairs(tmp_path), MaskKind(), PLAIN)
+    stream = itertools.islice(batches(dataset, 2, None), 10)
+    order = [int(image.max()) for x, _ in stream for image in x]
+    epochs = [tuple(order[k : k + 5]) for k in range(0, 20, 5)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len(set(epochs)) > 1
+
+
+def test_all_eight_turns_occur_and_none_without_augment(tmp_path):
+    save(tmp_path / "a.png", np.arange(9, dtype=np.uint8).reshape(3, 3))
+    save(tmp_path / "a_mask.png", np.zeros((3, 3), np.uint8))
+    dataset = Dataset(find_pairs(tmp_path), MaskKind(), PLAIN)
+    seen = {x.tobytes() for x, _ in batches(dataset, 1, None, steps=100)}
+    assert len(seen) == 8
+    assert len({x.tobytes() for x, _ in batches(dataset, 1, None, steps=9, augment=False)}) == 1
+
+
+def test_whole_oblong_images_keep_their_shape(tmp_path):
+    for x, _ in batches(_dataset(tmp_path), 2, None, steps=8):
+        assert x.shape == (2, 12, 16, 1)
+
+
+def test_sizes_that_do_not_stack(tmp_path):
+    dataset = _dataset(tmp_path, sizes=((12, 16), (10, 16)))
+    with pytest.raises(DataError, match=r"sizes \[\(10, 16\), \(12, 16\)\] in one batch. Give a "):
+        next(batches(dataset, 2, None))
+    assert next(batches(dataset, 1, None))[0].shape[0] == 1
+
+
+def test_jitter_keeps_its_range(tmp_path):
+    neighbours(tmp_path, 2)
+    dataset = Dataset(find_pairs(tmp_path), MaskKind())
+    plain = batches(dataset, 2, None, steps=5)
+    for (x, _), (u, _) in zip(plain, batches(dataset, 2, None, steps=5, brightness=0.5),
+                              strict=True):
+        shift = (u - x).reshape(2, -1)
+        assert np.ptp(shift, axis=1).max() < 1e-5 and np.abs(shift).max() <= 0.5 + 1e-5
+        assert np.abs(shift).min() > 0
+
+
+def test_arguments_are_checked_at_once(tmp_path):
+    dataset = _dataset(tmp_path)
+    for options, message in (
+        ({"batch_size": 0}, "batch_size=0, expected 1 or more"),
+        ({"crop": 0}, r"crop=0, expected pixels, \(height, width\), or None"),
+        ({"crop": (3, 4, 5)}, r"crop=\(3, 4, 5\)"),
+        ({"seed": -1}, "seed=-1, expected 0 or more"),
+        ({"start": 5, "steps": 3}, "steps=3, expected at least start=5"),
+        ({"start": -1}, "start=-1"),
+        ({"brightness": -1.0}, "brightness=-1.0"),
+        ({"contrast": 1.0}, "contrast=1.0, expected from 0 to below 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            batches(**{"dataset": dataset, "batch_size": 1, "crop": 4, **options})
+
+
+def test_dataset(tmp_path):
+    dataset = _dataset(tmp_path, normaliser=None)
+    x, y = dataset[-1]
+    assert len(dataset) == 5 and dataset.name(4) == "p4"
+    assert x.dtype == np.float32 and y.dtype == np.int32 and x.shape == (*y.shape, 1)
+    assert not any(array.flags.writeable for array in dataset.raw(0))
+    assert len(list(dataset)) == 5  # stops by IndexError
+    with pytest.raises(DataError, match="no pairs"):
+        Dataset([], KIND)
+
+
+def test_pages_are_samples(tmp_path):
+    stack = np.stack([noise(k) for k in range(3)])
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "a_mask.tif", np.stack([halves()] * 3), photometric="minisblack")
+    dataset = Dataset(find_pairs(tmp_path), MaskKind(), PLAIN)
+    assert [dataset.name(k) for k in range(len(dataset))] == ["a[0]", "a[1]", "a[2]"]
+    np.testing.assert_array_equal(dataset[2][0][..., 0], stack[2])
+    tifffile.imwrite(tmp_path / "a_mask.tif", np.stack([halves()] * 2), photometric="minisblack")
+    with pytest.raises(DataError, match=r"a\.tif has 3 pages, .*a_mask\.tif has 2"):
+        Dataset(find_pairs(tmp_path), MaskKind(), PLAIN)
+
+
+def test_pair_of_different_sizes_is_named(tmp_path):
+    save(tmp_path / "a.png", noise(size=(4, 5)))
+    save(tmp_path / "a_mask.png", halves(size=(5, 4)))
+    with pytest.raises(DataError, match=r"a\.png is 4 x 5 .*a_mask\.png is 5 x 4"):
+        Dataset(find_pairs(tmp_path), MaskKind())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 33))
+def test_padding_is_least_and_undone_by_its_slices(height, width, multiple):
+    image = np.arange(height * width, dtype=np.int32).reshape(height, width, 1)
+    padded, crop = pad_to_multiple(image, multiple)
+    assert all(side % multiple == 0 for side in padded.shape[:2])
+    assert padded.shape[0] - height < multiple and padded.shape[1] - width < multiple
+    np.testing.assert_array_equal(padded[crop], image)
+    assert not np.shares_memory(padded, image)
+
+
+def test_padding_refuses():
+    with pytest.raises(ValueError, match="multiple=0, expected 1 or more"):
+        pad_to_multiple(np.zeros((3, 3, 1)), 0)
+    with pytest.raises(ValueError, match=r"shape \(3, 3\), expected \(H, W, C\)"):
+        pad_to_multiple(np.zeros((3, 3)), 2)
