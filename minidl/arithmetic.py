@@ -169,7 +169,8 @@ class Cast(Function):
 
 class Sum(Function):
     def __init__(self, axis: int | Sequence[int] | None, keepdims: bool) -> None:
-        self.axis = axis if axis is None or isinstance(axis, int) else tuple(axis)
+        whole = axis is None or isinstance(axis, int | np.integer)
+        self.axis = axis if whole else tuple(axis)
         self.keepdims = keepdims
 
     def forward(self, x):
@@ -187,7 +188,8 @@ class Extremum(Function):
 
     def __init__(self, choose: Callable, axis: int | Sequence[int] | None, keepdims: bool) -> None:
         self.choose = choose
-        self.axis = axis if axis is None or isinstance(axis, int) else tuple(axis)
+        whole = axis is None or isinstance(axis, int | np.integer)
+        self.axis = axis if whole else tuple(axis)
         self.keepdims = keepdims
 
     def forward(self, x):
@@ -230,7 +232,7 @@ class GetItem(Function):
 
     def forward(self, x):
         self.shape = x.shape
-        return np.ascontiguousarray(x[self.index]).reshape(np.shape(x[self.index]))
+        return np.asarray(x[self.index], order="C")
 
     def backward(self, gy):
         gx = np.zeros(self.shape, gy.dtype)

@@ -27,7 +27,12 @@ class Function:
     needs : tuple of bool
         Set before `forward` is called: which of the inputs want a gradient. A costly `backward`
         returns None in place of those nobody wants.
+    fresh_gradients : bool
+        Promises that what `backward` returns shares memory with nothing else, so that it need not
+        be copied. Worth it where parameters are large.
     """
+
+    fresh_gradients = False
 
     needs: tuple[bool, ...] = ()
 

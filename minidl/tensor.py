@@ -43,7 +43,8 @@ class _Storage:
     """
 
     __slots__ = ("array", "handle", "holds")
-    lock = threading.Lock()
+    # Reentrant: the garbage collector may run a node's __del__ while this thread is in `hold`.
+    lock = threading.RLock()
 
     def __init__(self, array: np.ndarray, holds: int = 0) -> None:
         self.array, self.handle, self.holds = array, None, holds
@@ -108,8 +109,11 @@ def apply(function: Function, *inputs: Any) -> Tensor:
     recording = is_grad_enabled()
     function.needs = tuple(recording and x.requires_grad for x in tensors)
     result = function.forward(*(x._storage.array for x in tensors))
-    node = _Node(function, tensors, result) if function.records else None
-    return Tensor._wrap(result, node)
+    if function.records:
+        return Tensor._wrap(result, _Node(function, tensors, result))
+    if any(np.may_share_memory(result, x._storage.array) for x in tensors):
+        result = result.copy()  # no node would keep the input, and so this view, from being written
+    return Tensor._wrap(result, None)
 
 
 def as_tensor(x: Any) -> Tensor:
@@ -123,6 +127,7 @@ def _as_array(data: Any) -> np.ndarray:
         data = data._storage.array
     known = isinstance(data, np.ndarray | np.generic)
     array = np.array(data, order="C")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.kind == "f":
         keep = known and array.dtype in (np.float32, np.float64)
         return array if keep else array.astype(np.float32)
@@ -193,7 +198,8 @@ class Tensor:
 
         That of a computed tensor is read-only. That of a leaf may be written to at any time: if a
         recorded operation still relies on its content, the operation keeps the old array and the
-        leaf goes on with a copy; views of the old array taken earlier become read-only.
+        leaf goes on with a copy, and an array taken from here earlier is read-only until then.
+        (Slices cut from such an array before the recording are not: do not write to them later.)
         """
         if self._node is None and self._storage.holds:
             self._storage = _Storage(self._storage.array.copy())
@@ -228,8 +234,18 @@ class Tensor:
         return self._storage.array.item()
 
     def detach(self) -> Tensor:
-        """The same values without their history."""
-        return Tensor._wrap(self._storage.array, None)
+        """A new leaf with a copy of the values, without their history."""
+        return Tensor(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copy.deepcopy and pickle keep of a leaf."""
+        if self._node is not None:
+            raise TypeError("Tensor: a computed tensor cannot be copied or pickled; use detach().")
+        return {"data": self._storage.array, "grad": self.grad, "requires_grad": self.requires_grad}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._storage, self._node = _Storage(state["data"]), None
+        self.grad, self.requires_grad = state["grad"], state["requires_grad"]
 
     def __len__(self) -> int:
         return len(self._storage.array)
@@ -300,10 +316,15 @@ class Tensor:
     # ---- operators --------------------------------------------------------------------------
 
     def _like(self, other: Any) -> Tensor:
-        """`other` as a tensor; a single number takes this tensor's dtype and never changes it."""
+        """`other` as a tensor; a single number takes this tensor's dtype and never changes it.
+
+        (Except a float beside integers, which makes floats of them.)
+        """
         if isinstance(other, Tensor):
             return other
-        if isinstance(other, bool | int | float | np.number) and self.dtype.kind == "f":
+        integer = isinstance(other, int | np.integer) and not isinstance(other, bool)
+        number = integer or isinstance(other, bool | float | np.number)
+        if number and (self.dtype.kind == "f" or (integer and self.dtype.kind in "iu")):
             return Tensor._wrap(np.asarray(other, self.dtype), None)
         return Tensor(other)
 
@@ -375,7 +396,7 @@ class Tensor:
     # ---- functions of each element ----------------------------------------------------------
 
     def exp(self) -> Tensor:
-        """e to the power of each element."""
+        """E to the power of each element."""
         return apply(ops.Exp(), self)
 
     def log(self) -> Tensor:
@@ -478,16 +499,17 @@ def _flat(arguments: tuple) -> tuple[int, ...]:
 
 
 def _plain_index(index: Any) -> Any:
-    """`index` without tensors in it, and with lists as arrays."""
+    """`index` with copies of its arrays, which backward will need, in place of whatever is one."""
     if isinstance(index, tuple):
-        return tuple(map(_plain_index, index))
-    if isinstance(index, Tensor):
-        return index._storage.array
-    return np.asarray(index) if isinstance(index, list) else index
+        return tuple(_plain_index(list(i) if isinstance(i, tuple) else i) for i in index)
+    if isinstance(index, list | range):
+        return np.array(index, dtype=None if len(index) else np.intp)
+    return np.array(index) if isinstance(index, Tensor | np.ndarray) else index
 
 
 def _add_to_leaf(leaf: Tensor, gradient: np.ndarray) -> None:
-    leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+    # np.asarray: NumPy makes scalars of sums of arrays without axes.
+    leaf.grad = gradient if leaf.grad is None else np.asarray(leaf.grad + gradient)
 
 
 def _consumers(root: _Node) -> dict[_Node, int]:
@@ -506,7 +528,8 @@ def _consumers(root: _Node) -> dict[_Node, int]:
 
 def _walk_back(root: _Node, gradient: np.ndarray) -> None:
     """Visit every node once all that used its result have been visited. (Iterative: networks are
-    deeper than Python's stack.)"""
+    deeper than Python's stack.)
+    """
     unseen = _consumers(root)
     if any(node.function is None for node in unseen):
         raise RuntimeError(
@@ -531,6 +554,13 @@ def _walk_back(root: _Node, gradient: np.ndarray) -> None:
 def _input_gradients(node: _Node, gy: np.ndarray) -> list:
     """Run backward of one node and release it; pairs of source and gradient."""
     parts = node.function.backward(gy)
+    if not isinstance(parts, tuple | list) or len(parts) != len(node.sources):
+        came = len(parts) if isinstance(parts, tuple | list) else type(parts).__name__
+        raise RuntimeError(
+            f"{type(node.function).__name__}.backward must return a tuple of as many gradients as "
+            f"forward has inputs, {len(node.sources)}, but returned {came}."
+        )
+    taken = [gy, *(storage.array for storage in node.held)]
     pairs = []
     for source, part in zip(node.sources, parts, strict=True):
         if source is None:
@@ -540,9 +570,9 @@ def _input_gradients(node: _Node, gy: np.ndarray) -> list:
                 f"{type(node.function).__name__}.backward must return a gradient of shape "
                 f"{source.shape}, but returned {'None' if part is None else np.shape(part)}."
             )
-        part = part.astype(source.dtype, copy=False)
+        part = np.asarray(part, dtype=source.dtype)
         # What a leaf keeps is the user's: it must share memory with nothing else.
-        if isinstance(source, Tensor) and (part is gy or part.base is not None):
+        if isinstance(source, Tensor) and not node.function.fresh_gradients:
             part = part.copy()
         pairs.append((source, part))
     node.release()

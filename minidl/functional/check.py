@@ -38,15 +38,11 @@ def axes(function: str, name: str, x: Tensor, expected: str) -> Tensor:
     """`x` if it has as many axes as the layout `expected`, such as ``"N H W C"``, has letters."""
     if x.ndim != len(expected.split()):
         layout = ", ".join(expected.split())
-        raise ValueError(
-            f"{function}: {name} must have shape ({layout}), but has shape {x.shape}."
-        )
+        raise ValueError(f"{function}: {name} must have shape ({layout}), but has shape {x.shape}.")
     return x
 
 
-def integers(
-    function: str, name: str, value: Any, count: int, least: int
-) -> tuple[int, ...]:
+def integers(function: str, name: str, value: Any, count: int, least: int) -> tuple[int, ...]:
     """`count` integers from one integer or a sequence of them, none below `least`."""
     values = (value,) * count if isinstance(value, Integral) else value
     fits = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ class Convolution(Function):
     The three kernels, forward, input gradient and weight gradient, serve both: a transposed
     convolution is the input gradient of a convolution, and the other way round.
     """
+
+    fresh_gradients = True
 
     def __init__(self, windows: list[Window], groups: int) -> None:
         windows = [Window(1)] * (3 - len(windows)) + windows
@@ -79,7 +82,7 @@ class ConvTranspose(Convolution):
     def forward(self, x, w, b=None):
         b = self._save(x, w, b, self.size)
         y = kernels.conv.input_grad(self.x, self.w, b, *self.geometry, self.out_size)
-        return y.reshape(len(x), *self.size, -1)
+        return y.reshape(len(x), *self.size, y.shape[-1])
 
     def backward(self, gy):
         gx = gw = None
@@ -109,7 +112,7 @@ def _padding(name: str, padding: Any, size: tuple, windows: list[Window]) -> lis
         raise ValueError(
             f"{name}: padding must be a number of zeros, 'same' or 'valid', but is {padding!r}."
         )
-    if not isinstance(padding, int | np.integer) and any(np.ndim(part) for part in padding):
+    if isinstance(padding, Sequence | np.ndarray) and any(np.ndim(part) for part in padding):
         if len(padding) != count:
             raise ValueError(
                 f"{name}: padding must give a pair (before, after) for each of {count} axes, "
@@ -137,7 +140,6 @@ def _windows(name, x, weight, stride, padding, dilation) -> list[Window]:
 
 def _check_channels(name, x, weight, bias, groups, wants, outputs) -> None:
     """`wants` and `outputs`: input and output channels that weight and groups make."""
-    check.integers(name, "groups", groups, 1, 1)
     if weight.shape[-1] % groups:
         raise ValueError(
             f"{name}: the last axis of weight, {weight.shape[-1]}, must be divisible by "
@@ -157,6 +159,7 @@ def _conv(axes, x, weight, bias, stride, padding, dilation, groups) -> Tensor:
     x, weight, bias = check.floating(name, x=x, weight=weight, bias=bias)
     check.axes(name, "x", x, LAYOUTS[axes])
     check.axes(name, "weight", weight, WEIGHTS[axes])
+    (groups,) = check.integers(name, "groups", groups, 1, 1)
     windows = _windows(name, x, weight, stride, padding, dilation)
     _check_channels(name, x, weight, bias, groups, weight.shape[-2] * groups, weight.shape[-1])
     for size, window in zip(x.shape[1:-1], windows, strict=True):
@@ -179,6 +182,7 @@ def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, grou
             f"{name}: padding='same' does not say which of several sizes is meant. "
             "Give numbers; stride * size results from kernel = stride and padding 0."
         )
+    (groups,) = check.integers(name, "groups", groups, 1, 1)
     windows = _windows(name, x, weight, stride, padding, dilation)
     outputs = weight.shape[-2] * groups
     _check_channels(name, x, weight, bias, groups, weight.shape[-1], outputs)

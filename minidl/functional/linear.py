@@ -15,6 +15,7 @@ from minidl.tensor import Tensor, apply
 class Linear(Function):
     """A convolution of one pixel for each row, and computed as such."""
 
+    fresh_gradients = True
     geometry = (1, 1, 1), (0, 0, 0), (1, 1, 1), 1
 
     def forward(self, x, w, b=None):
@@ -67,7 +68,5 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
             f"shape {x.shape}; channels come last."
         )
     if bias is not None and bias.shape != weight.shape[1:]:
-        raise ValueError(
-            f"linear: bias must have shape {weight.shape[1:]}, but has {bias.shape}."
-        )
+        raise ValueError(f"linear: bias must have shape {weight.shape[1:]}, but has {bias.shape}.")
     return apply(Linear(), x, weight, *([] if bias is None else [bias]))

@@ -404,9 +404,10 @@ def weight_grad_tasks(
     blocks = (pixels + WEIGHT_BLOCK - 1) // WEIGHT_BLOCK
     panels = gemm.panels_of(vectors)
     in_place = features == columns
-    panel = np.empty(WEIGHT_BLOCK * chunk, source.dtype)
-    copied = np.empty(0 if in_place else WEIGHT_BLOCK * columns, source.dtype)
-    sums = np.empty((chunk + gemm.TILE_ROWS) * columns, source.dtype)
+    tall = (chunk + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * gemm.TILE_ROWS  # tiles reach so far
+    panel = np.empty(WEIGHT_BLOCK * tall, source.dtype)
+    copied = np.zeros(0 if in_place else WEIGHT_BLOCK * columns, source.dtype)
+    sums = np.zeros(tall * columns, source.dtype)  # of no pixels at all, too
     for task in range(start, stop):
         split, first = task // chunks, task % chunks * chunk
         rows = min(chunk, depth - first)
@@ -479,8 +480,9 @@ def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, algorithm
             x.reshape(-1), gy.reshape(-1), taps * dilation - padding, grid,
             features, gy.shape[-1], group, splits, chunk, partial,
         )  # fmt: skip
-        total = partial.sum(axis=0).reshape(*kernel_size, channels, vectors * lanes)
-        gw[..., group, :] = total[..., :features]
+        # Only the true columns: what stands in those that fill up the last vector is chance.
+        parts = partial.reshape(splits, *kernel_size, channels, vectors * lanes)[..., :features]
+        gw[..., group, :] = parts.sum(axis=0)
     return gw.reshape(*kernel_size, channels, groups * features)
 
 

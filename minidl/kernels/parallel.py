@@ -15,7 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-RANGES_PER_THREAD = 4  # more than one, so that a thread held up by another process is not waited for
+# More ranges than threads, so that a thread held up by another process is not waited for.
+RANGES_PER_THREAD = 4
 SERIAL_BELOW = 100_000  # units of work, about a nanosecond each; a worker wakes up in 20 to 50 us
 
 
@@ -88,8 +89,21 @@ if hasattr(os, "register_at_fork"):
 
 
 def set_num_threads(threads: int) -> None:
-    """Let each parallel kernel use `threads` threads, the calling one included."""
+    """Let each parallel kernel use `threads` threads, the calling one included.
+
+    Parameters
+    ----------
+    threads : int, at least 1
+        Results do not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If `threads` is not a positive integer.
+    """
     global _num_threads
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"set_num_threads: threads must be an integer >= 1, but is {threads!r}.")
     _num_threads = threads
 
 

@@ -31,7 +31,8 @@ from minidl.kernels.jit import kernel
 IN, OUT = 6, 4  # extents of a tile
 ELEMENTS = IN * IN
 TILE_BLOCK = 48  # tiles that a task multiplies at once; their products stay in its cache
-CHANNEL_BLOCK = 64  # input channels whose transformed kernels are in the cache at once
+# Input channels whose transformed kernels are in the cache at once; whole tiles of the product.
+CHANNEL_BLOCK = 8 * gemm.TILE_ROWS
 MIN_TASKS = 8  # enough to keep threads busy
 CHUNK_BYTES = 2 << 20  # transformed tiles that a weight gradient takes together
 PART_BYTES = 3 << 20  # transformed weight gradient up to which a thread has one of its own
@@ -396,7 +397,7 @@ def accumulate(start, stop, x, gy, count, add, sums):
     ``sums[part, e] (+)= x[e]ᵀ @ gy[e]`` over the tiles of the part, for each of 36 elements e.
 
     x, gy : transformed tiles, (36, rows, channels), (36, rows, features), `count` rows valid
-    sums : (parts, 36, channels, features), both in whole registers
+    sums : (parts, 36, channels, features), in whole tiles and in whole registers
     """
     lanes = simd.lanes(sums)
     parts, _, channels, features = sums.shape
@@ -587,9 +588,12 @@ def weight_grad(x, gy, padding, dilation):
     """Gradient of the weight of `forward`, (3, 3, C, F), from x and gy."""
     channels, features = x.shape[-1], gy.shape[-1]
     lanes = simd.lanes_of(x.dtype)
-    rows, columns = (gemm.vectors_for(n, x.dtype) * lanes for n in (channels, features))
+    rows = -(-channels // gemm.TILE_ROWS) * gemm.TILE_ROWS
+    columns = gemm.vectors_for(features, x.dtype) * lanes
     tiles = cover(x, dilation, padding, gy.shape[1:3])
     total = number_of(tiles)
+    if total == 0:
+        return np.zeros((3, 3, channels, features), x.dtype)
     work = total * channels * features
     if ELEMENTS * rows * columns * x.itemsize <= PART_BYTES and total >= MIN_TASKS * TILE_BLOCK:
         sums = np.empty((MIN_TASKS, ELEMENTS, rows, columns), x.dtype)

@@ -1,0 +1,244 @@
+"""Maximum of windows with the pixel it was found at, and the way back from there.
+
+All arrays are (N, D, H, W, C); sequences and images have extents of 1 in front. Averages of
+windows are a matter of `resize`.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from minidl.kernels import parallel, simd
+from minidl.kernels.jit import DISABLED, kernel
+
+
+class Span(NamedTuple):
+    """The windows along one axis.
+
+    Attributes
+    ----------
+    first, stop : (windows,) int64
+        Each window has the elements ``range(first, stop, step)``, at least one. No window starts
+        or ends before the one in front of it, apart from elements that dilation skips.
+    step : int
+    """
+
+    first: np.ndarray
+    stop: np.ndarray
+    step: int
+
+
+@intrinsic
+def number(typingctx, array, value):
+    """The vector with integer `value` in every lane, as bits of the floats of `array`."""
+
+    def codegen(context, builder, signature, args):
+        kind = simd.vector_ir(array.dtype)
+        bits = ir.IntType(array.dtype.bitwidth)
+        narrow = args[1] if bits.width == args[1].type.width else builder.trunc(args[1], bits)
+        lanes = simd.splat_ir(builder, narrow, ir.VectorType(bits, kind.count))
+        return builder.bitcast(lanes, kind)
+
+    return simd.Vector(array.dtype)(array, types.int64), codegen
+
+
+@intrinsic
+def if_beats(typingctx, value, best, then, otherwise):
+    """Lanes of `then` where `value` is larger than `best` or NaN, else those of `otherwise`."""
+
+    def codegen(context, builder, signature, args):
+        value, best, then, otherwise = args
+        # "unordered or greater" would also be true where only best is NaN
+        larger = builder.fcmp_ordered(">", value, best)
+        wins = builder.or_(larger, builder.fcmp_unordered("uno", value, value))
+        return builder.select(wins, then, otherwise)
+
+    return value(value, best, then, otherwise), codegen
+
+
+@intrinsic
+def if_same(typingctx, a, b, then):
+    """Lanes of `then` where `a` and `b` have the same bits, zero in the others."""
+
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        width = 32 if isinstance(kind.element, ir.FloatType) else 64
+        bits = ir.VectorType(ir.IntType(width), kind.count)
+        a, b = (builder.bitcast(arg, bits) for arg in args[:2])
+        return builder.select(builder.icmp_signed("==", a, b), args[2], ir.Constant(kind, None))
+
+    return then(a, b, then), codegen
+
+
+if DISABLED:  # the same on small ndarrays
+
+    def number(array, value):
+        bits = np.int32 if array.dtype == np.float32 else np.int64
+        return np.full(simd.lanes_of(array.dtype), value, bits).view(array.dtype)
+
+    def if_beats(value, best, then, otherwise):
+        return np.where((value > best) | (value != value), then, otherwise)
+
+    def if_same(a, b, then):
+        bits = np.int32 if a.dtype == np.float32 else np.int64
+        return np.where(a.view(bits) == b.view(bits), then, a.dtype.type(0))
+
+
+@kernel
+def _max_pool(start, stop, x, shape, span_d, span_h, span_w, keep, y, pixels):
+    """Maxima, and if `keep` the pixels they are at. Arrays are flat; tasks are rows of y."""
+    depth, height, width, channels = shape
+    lanes = simd.lanes(x)
+    out_d, out_h, out_w = len(span_d.first), len(span_h.first), len(span_w.first)
+    for row in range(start, stop):
+        n, od, oh = row // (out_d * out_h), row // out_h % out_d, row % out_h
+        image = n * depth * height * width * channels
+        ds = range(span_d.first[od], span_d.stop[od], span_d.step)
+        hs = range(span_h.first[oh], span_h.stop[oh], span_h.step)
+        for ow in range(out_w):
+            ws = range(span_w.first[ow], span_w.stop[ow], span_w.step)
+            first = (ds.start * height + hs.start) * width + ws.start
+            for c in range(0, channels, lanes):
+                count = channels - c
+                best = simd.load_some(x, image + first * channels + c, count)
+                where = number(x, first)
+                for d in ds:
+                    for h in hs:
+                        for w in ws:
+                            pixel = (d * height + h) * width + w
+                            value = simd.load_some(x, image + pixel * channels + c, count)
+                            if keep:
+                                where = if_beats(value, best, number(x, pixel), where)
+                            best = if_beats(value, best, value, best)
+                to = (row * out_w + ow) * channels + c
+                simd.store_some(y, to, best, count)
+                if keep:
+                    simd.store_some(pixels, to, where, count)
+
+
+@kernel
+def _max_pool_grad(start, stop, gy, pixels, cover_d, cover_h, cover_w, out, channels, gx):
+    """Each element gathers from the windows over it that chose it. Tasks are rows of gx."""
+    depth, height, width = len(cover_d.first), len(cover_h.first), len(cover_w.first)
+    out_d, out_h, out_w = out
+    lanes = simd.lanes(gx)
+    for row in range(start, stop):
+        n, d, h = row // (depth * height), row // height % depth, row % height
+        ods = range(cover_d.first[d], cover_d.stop[d])
+        ohs = range(cover_h.first[h], cover_h.stop[h])
+        for w in range(width):
+            ows = range(cover_w.first[w], cover_w.stop[w])
+            pixel = (d * height + h) * width + w
+            for c in range(0, channels, lanes):
+                count = channels - c
+                total = simd.splat(gx.dtype.type(0))
+                for od in ods:
+                    for oh in ohs:
+                        for ow in ows:
+                            at = (((n * out_d + od) * out_h + oh) * out_w + ow) * channels + c
+                            chosen = simd.load_some(pixels, at, count)
+                            gradient = simd.load_some(gy, at, count)
+                            total = total + if_same(chosen, number(gx, pixel), gradient)
+                simd.store_some(gx, (row * width + w) * channels + c, total, count)
+
+
+@kernel
+def _scatter(start, stop, x, positions, y):
+    """``y[n, positions[n]] = x[n]`` in order: of equal positions the last. Tasks are images."""
+    for n in range(start, stop):
+        y[n] = 0
+        for i in range(x.shape[1]):
+            y[n, positions[n, i]] = x[n, i]
+
+
+@kernel
+def _scatter_grad(start, stop, gy, positions, gx):
+    """Each value that was not overwritten gathers from its position. Tasks are images."""
+    for n in range(start, stop):
+        taken = np.zeros(gy.shape[1], np.bool_)
+        for i in range(gx.shape[1] - 1, -1, -1):
+            at = positions[n, i]
+            gx[n, i] = 0 if taken[at] else gy[n, at]
+            taken[at] = True
+
+
+def _covering(span: Span, size: int) -> Span:
+    """For each of `size` elements the windows that may contain it."""
+    elements = np.arange(size)
+    # Windows that start in the padding may take up the axis late, if they are dilated.
+    first = np.minimum.accumulate(span.first[::-1])[::-1]
+    return Span(
+        np.searchsorted(span.stop, elements, side="right"),
+        np.searchsorted(first, elements, side="right"),
+        1,
+    )
+
+
+def max_pool(x: np.ndarray, spans: tuple[Span, Span, Span], keep: bool):
+    """Maximum of each window, and where it is.
+
+    Parameters
+    ----------
+    x : (N, D, H, W, C) array
+    spans : the windows along D, H and W
+    keep : bool
+        Whether `pixels` are wanted.
+
+    Returns
+    -------
+    y : (N, OD, OH, OW, C) array
+        NaN where there is one in the window.
+    pixels : int32 (for float32) or int64 array of the same shape, or None
+        The pixel ``(d * H + h) * W + w`` of the first among equals, or of the last NaN.
+    """
+    x = np.ascontiguousarray(x)
+    y = np.empty((len(x), *(len(span.first) for span in spans), x.shape[-1]), x.dtype)
+    pixels = np.empty(y.shape if keep else 0, y.dtype)
+    parallel.run(
+        _max_pool, y.shape[0] * y.shape[1] * y.shape[2], x.size / 2,
+        x.reshape(-1), x.shape[1:], *spans, keep, y.reshape(-1), pixels.reshape(-1),
+    )  # fmt: skip
+    return y, pixels.view(f"i{x.itemsize}") if keep else None
+
+
+def max_pool_grad(gy: np.ndarray, pixels: np.ndarray, spans, shape: tuple) -> np.ndarray:
+    """Gradient of an input of `shape` to `max_pool` with these `spans`, from its `pixels`."""
+    gy = np.ascontiguousarray(gy)
+    gx = np.empty(shape, gy.dtype)
+    cover = [_covering(span, size) for span, size in zip(spans, shape[1:4], strict=True)]
+    parallel.run(
+        _max_pool_grad, shape[0] * shape[1] * shape[2], gx.size,
+        gy.reshape(-1), pixels.view(gy.dtype).reshape(-1), *cover, gy.shape[1:4], shape[-1],
+        gx.reshape(-1),
+    )  # fmt: skip
+    return gx
+
+
+def scatter(x: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros of `shape` with the values of x at `positions`; of several at one, the last.
+
+    Parameters
+    ----------
+    x : (N, ...) array
+    positions : integer array of the same shape
+        Flat inside each of the N parts of the result, and within bounds.
+    """
+    y = np.empty(shape, x.dtype)
+    parallel.run(_scatter, len(x), x.size + y.size / 4, _rows(x), _rows(positions), _rows(y))
+    return y
+
+
+def scatter_grad(gy: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Gradient of the values given to `scatter`: zero for those that were overwritten."""
+    gx = np.empty(positions.shape, gy.dtype)
+    parallel.run(_scatter_grad, len(gx), gx.size * 2, _rows(gy), _rows(positions), _rows(gx))
+    return gx
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    """The array as (N, everything else)."""
+    return np.ascontiguousarray(x).reshape(len(x), math.prod(x.shape[1:]))
