@@ -242,8 +242,8 @@ def gather(start, stop, source, packed, bias, relu, taps, grid, target, out, gro
 def pack(start, stop, weight, tap_at, row_step, column_step, rows, columns, packed):
     """Lay out weights as the micro-kernel reads them; tasks are panels.
 
-    Row ``t * rows + r``, column f is ``weight[tap_at[t] + r * row_step + f * column_step]``.
-    Columns past `columns` become zero.
+    Row ``t * rows + r``, column f is ``weight[tap_at[t] + r * row_step + f * column_step]``; one of
+    the two steps is 1. Columns past `columns` become zero.
     """
     vectors, depth, lanes = packed.shape
     out = packed.reshape(packed.size)
@@ -253,13 +253,15 @@ def pack(start, stop, weight, tap_at, row_step, column_step, rows, columns, pack
         first = v * lanes
         filled = min(width, columns - first)
         for t in range(len(tap_at)):
+            at = tap_at[t] + first * column_step
+            to = first * depth + t * rows * width
+            if column_step == 1:
+                for r in range(rows):
+                    copy_channels(weight, at + r * row_step, out, to + r * width, filled)
+            else:  # row_step is 1
+                gemm.transpose(weight, at, column_step, filled, rows, out, to, width)
             for r in range(rows):
-                at = tap_at[t] + r * row_step + first * column_step
-                to = first * depth + (t * rows + r) * width
-                for f in range(filled):
-                    out[to + f] = weight[at + f * column_step]
-                for f in range(filled, width):
-                    out[to + f] = 0
+                clear_channels(out, to + r * width + filled, width - filled)
 
 
 def _packed(weight, tap_at, row_step, column_step, rows, columns):

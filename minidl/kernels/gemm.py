@@ -156,3 +156,17 @@ def multiply_block(
             tile_2(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth, add)
         else:
             tile_1(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth, add)
+
+
+@kernel
+def transpose(source, at, row, rows, columns, out, to, out_row):
+    """``out[j, i] = source[i, j]`` for `rows` x `columns` of a flat array, in squares."""
+    lanes = simd.lanes(out)
+    for i in range(0, rows, lanes):
+        for j in range(0, columns, lanes):
+            if i + lanes <= rows and j + lanes <= columns:
+                simd.transpose(source, at + i * row + j, row, out, to + j * out_row + i, out_row)
+            else:
+                for r in range(i, min(i + lanes, rows)):
+                    for c in range(j, min(j + lanes, columns)):
+                        out[to + c * out_row + r] = source[at + r * row + c]

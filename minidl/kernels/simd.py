@@ -180,6 +180,47 @@ def prefetch(typingctx, array, position):
 
 
 @intrinsic
+def transpose(typingctx, source, at, row, out, to, out_row):
+    """``out[j, i] = source[i, j]`` for a square of as many rows and columns as there are lanes.
+
+    In every stage pairs of vectors swap halves, then quarters, and so on: log2(lanes) shuffles for
+    each vector.
+    """
+
+    def codegen(context, builder, signature, args):
+        source_, at_, row_, out_, to_, out_row_ = args
+        kind, align = vector_ir(source.dtype), source.dtype.bitwidth // 8
+        lanes = kind.count
+
+        def line(array_type, array, start, step, number):
+            offset = builder.mul(step, ir.Constant(step.type, number))
+            return address(builder, context, array_type, array, builder.add(start, offset), kind)
+
+        def shuffle(a, b, indices):
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), indices)
+            return builder.shuffle_vector(a, b, mask)
+
+        rows = [
+            builder.load(line(source, source_, at_, row_, i), align=align) for i in range(lanes)
+        ]
+        step = 1
+        while step < lanes:
+            low = [j if not j & step else lanes + j - step for j in range(lanes)]
+            high = [j + step if not j & step else lanes + j for j in range(lanes)]
+            for i in range(lanes):
+                if not i & step:
+                    a, b = rows[i], rows[i + step]
+                    rows[i], rows[i + step] = shuffle(a, b, low), shuffle(a, b, high)
+            step *= 2
+        for i in range(lanes):
+            builder.store(rows[i], line(out, out_, to_, out_row_, i), align=align)
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(source, index, index, out, index, index), codegen
+
+
+@intrinsic
 def splat(typingctx, scalar):
     """The vector with `scalar` in every lane."""
 
@@ -274,6 +315,11 @@ if DISABLED:  # the same functions on small ndarrays
 
     def prefetch(array, position):
         pass
+
+    def transpose(source, at, row, out, to, out_row):
+        numbers = np.arange(lanes_of(source.dtype))
+        square = source[at + row * numbers[:, None] + numbers]
+        out[to + out_row * numbers[:, None] + numbers] = square.T
 
     def splat(scalar):
         return np.full(lanes_of(np.asarray(scalar).dtype), scalar)

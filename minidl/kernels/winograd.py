@@ -323,9 +323,7 @@ def multiply(
 
 
 @kernel
-def convolve(
-    start, stop, source, weight, bias, relu, tiles, channels, features, row, total, y
-):
+def convolve(start, stop, source, weight, bias, relu, tiles, channels, features, row, total, y):
     """Tasks are blocks of `TILE_BLOCK` tiles: transform and multiply, all of it in one cache."""
     vectors = (features + simd.lanes(y) - 1) // simd.lanes(y)
     panels = gemm.panels_of(vectors)
@@ -440,9 +438,15 @@ def correlate(start, stop, x, gy, tiles, x_row, gy_row, total, sums):
             count = min(TILE_BLOCK, end - first)
             transform_input(0, count, x, tiles, x_channels, first, count, x_tiles)
             transform_gradient(0, count, gy, tiles, gy_channels, first, count, gy_tiles)
-            accumulate(
-                0, tasks, x_tiles, gy_tiles, count, first > begin, sums[part : part + 1]
-            )
+            accumulate(0, tasks, x_tiles, gy_tiles, count, first > begin, sums[part : part + 1])
+
+
+@kernel
+def turn_kernels(start, stop, weight, channels, features, out):
+    """Tasks are taps: ``out[8 - tap] = weight[tap]ᵀ``, (channels, features) matrices in a row."""
+    for tap in range(start, stop):
+        at, to = tap * channels * features, (8 - tap) * channels * features
+        gemm.transpose(weight, at, features, channels, features, out, to, channels)
 
 
 @kernel
@@ -579,7 +583,11 @@ def input_grad(gy, weight, bias, padding, dilation, size):
     padding, dilation : as for `forward`
     size : (H, W)
     """
-    turned = np.ascontiguousarray(weight[::-1, ::-1].swapaxes(2, 3))
+    channels, features = weight.shape[2:]
+    turned = np.empty((3, 3, features, channels), weight.dtype)
+    parallel.run(
+        turn_kernels, 9, weight.size, weight.reshape(-1), channels, features, turned.reshape(-1)
+    )
     rest = tuple(2 * d - p for d, p in zip(dilation, padding, strict=True))
     return forward(gy, turned, bias, rest, dilation, size)
 
