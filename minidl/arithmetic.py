@@ -169,8 +169,7 @@ class Cast(Function):
 
 class Sum(Function):
     def __init__(self, axis: int | Sequence[int] | None, keepdims: bool) -> None:
-        whole = axis is None or isinstance(axis, int | np.integer)
-        self.axis = axis if whole else tuple(axis)
+        self.axis = tuple(axis) if isinstance(axis, Sequence) else axis
         self.keepdims = keepdims
 
     def forward(self, x):
@@ -188,8 +187,7 @@ class Extremum(Function):
 
     def __init__(self, choose: Callable, axis: int | Sequence[int] | None, keepdims: bool) -> None:
         self.choose = choose
-        whole = axis is None or isinstance(axis, int | np.integer)
-        self.axis = axis if whole else tuple(axis)
+        self.axis = tuple(axis) if isinstance(axis, Sequence) else axis
         self.keepdims = keepdims
 
     def forward(self, x):

@@ -54,7 +54,7 @@ class Function:
 
 
 def unbroadcast(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Sum `gradient` over the axes that broadcasting added or stretched to get there from `shape`."""
+    """Sum `gradient` over the axes that broadcasting from `shape` added or stretched."""
     if gradient.shape == shape:
         return gradient
     added = gradient.ndim - len(shape)

@@ -47,7 +47,8 @@ class _Storage:
     lock = threading.RLock()
 
     def __init__(self, array: np.ndarray, holds: int = 0) -> None:
-        self.array, self.handle, self.holds = array, None, holds
+        self.array, self.holds = array, holds
+        self.handle: np.ndarray | None = None
 
     def hold(self, change: int) -> None:
         with self.lock:
@@ -74,7 +75,7 @@ class _Node:
     __slots__ = ("function", "sources", "held", "shape", "dtype")
 
     def __init__(self, function: Function, inputs: Sequence[Tensor], result: np.ndarray) -> None:
-        self.function: Function | None = function
+        self.function: Any = function  # None once released
         self.sources = [x._node or (x if x.requires_grad else None) for x in inputs]
         self.held = [x._storage for x in inputs if x._node is None]
         self.shape, self.dtype = result.shape, result.dtype
@@ -83,7 +84,7 @@ class _Node:
 
     def release(self) -> None:
         """Forget the inputs and all that forward saved."""
-        held, self.held, self.sources, self.function = self.held, (), (), None
+        held, self.held, self.sources, self.function = self.held, [], [], None
         for storage in held:
             storage.hold(-1)
 
@@ -456,7 +457,7 @@ class Tensor:
         """Smallest element over `axis`, or of all; equals share the gradient."""
         return apply(ops.Extremum(np.min, axis, keepdims), self)
 
-    def argmax(self, axis: int | None = None) -> np.ndarray:
+    def argmax(self, axis: int | None = None) -> Any:
         """Position of the largest element over `axis`, as a plain integer array."""
         return self._storage.array.argmax(axis)
 
@@ -560,7 +561,6 @@ def _input_gradients(node: _Node, gy: np.ndarray) -> list:
             f"{type(node.function).__name__}.backward must return a tuple of as many gradients as "
             f"forward has inputs, {len(node.sources)}, but returned {came}."
         )
-    taken = [gy, *(storage.array for storage in node.held)]
     pairs = []
     for source, part in zip(node.sources, parts, strict=True):
         if source is None:

@@ -6,7 +6,6 @@ Arguments are checked once, in the public function, by these helpers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,10 @@ import numpy as np
 from minidl.tensor import Tensor, as_tensor
 
 
-def floating(function: str, **tensors: Any) -> tuple[Tensor, ...]:
+def floating(function: str, **tensors: Any) -> tuple[Any, ...]:
     """Tensors of one floating dtype, from named arguments; None stays None."""
     converted = {name: x if x is None else as_tensor(x) for name, x in tensors.items()}
-    present = {name: x for name, x in converted.items() if x is not None}
+    present: dict[str, Tensor] = {name: x for name, x in converted.items() if x is not None}
     for name, x in present.items():
         if x.dtype.kind != "f":
             raise TypeError(
@@ -44,12 +43,12 @@ def axes(function: str, name: str, x: Tensor, expected: str) -> Tensor:
 
 def integers(function: str, name: str, value: Any, count: int, least: int) -> tuple[int, ...]:
     """`count` integers from one integer or a sequence of them, none below `least`."""
-    values = (value,) * count if isinstance(value, Integral) else value
+    values = (value,) * count if isinstance(value, int | np.integer) else value
     fits = (
         isinstance(values, Sequence | np.ndarray)
         and not isinstance(values, str)
         and len(values) == count
-        and all(isinstance(v, Integral) and v >= least for v in values)
+        and all(isinstance(v, int | np.integer) and v >= least for v in values)
     )
     if not fits:
         many = f"an integer or {count} integers" if count > 1 else "an integer"

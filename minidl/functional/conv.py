@@ -122,8 +122,8 @@ def _padding(name: str, padding: Any, size: tuple, windows: list[Window]) -> lis
     else:
         pairs = [(p, p) for p in check.integers(name, "padding", padding, count, 0)]
     return [
-        Window(w.kernel, w.stride, *pair, w.dilation)
-        for w, pair in zip(windows, pairs, strict=True)
+        Window(w.kernel, w.stride, before, after, w.dilation)
+        for w, (before, after) in zip(windows, pairs, strict=True)
     ]
 
 

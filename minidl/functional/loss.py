@@ -202,8 +202,8 @@ def cross_entropy(
 
     Examples
     --------
-    >>> cross_entropy([[0.0, 0.0], [5.0, 5.0]], [1, 0]).item() == np.float32(np.log(2))
-    True
+    >>> round(cross_entropy(np.zeros((2, 2)), [1, 0]).item(), 4)  # two classes, no idea
+    0.6931
     """
     name = "cross_entropy"
     logits = _logits(name, logits)
@@ -301,7 +301,7 @@ def focal_loss(
     survey = _survey(name, labels, class_weight, ignore_index, target.shape)
     return apply(
         LabelledLoss(
-            labels, class_weight, np.empty(0), ignore_index, 0.0, gamma, reduction, survey.count
+            labels, class_weight, np.empty(0), ignore_index, 0.0, gamma, reduction, survey.pixels
         ),
         logits,
     )

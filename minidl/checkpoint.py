@@ -1,0 +1,181 @@
+"""Saving and loading: nested dicts and lists of arrays, in one file, without pickle.
+
+A file is in the safetensors format: the arrays under readable names, and in its header, as JSON,
+how they are nested, the other values, and a checksum of each array. Loading executes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT, CHECKSUM = "minidl", "minidl.crc32"  # keys of our part of the header
+DTYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float16", "float32", "float64",
+)  # fmt: skip
+
+
+def save(path: str | os.PathLike, state: Any) -> None:
+    """Write `state` to one file, whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        An existing file is replaced, in one step: at any moment, and after a power cut, there is
+        either the old file or the new one.
+    state : dict, list, tuple, ndarray, number, str, bool or None
+        Nested as you like, such as ``{"model": model.state_dict(), "epoch": 3}``. Keys of dicts
+        are strings or integers. NumPy's scalars are saved as Python numbers.
+
+    Raises
+    ------
+    TypeError
+        For anything else in `state`, with the place where it is.
+    FileNotFoundError
+        If the folder does not exist.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "state"
+    >>> save(path, {"weight": np.ones(2), "history": [0.5, None]})
+    >>> load(path)
+    {'weight': array([1., 1.]), 'history': [0.5, None]}
+    """
+    from safetensors.numpy import save as serialise
+
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"save: there is no folder {path.parent} to write {path.name} to.")
+    arrays: dict[str, np.ndarray] = {}
+    header = json.dumps(_encode(state, "", arrays))
+    checksum = str(zlib.crc32(header.encode()))
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(serialise(arrays, metadata={FORMAT: header, CHECKSUM: checksum}))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):
+        _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the system write down the new name, which must survive a power cut as well."""
+    handle = os.open(folder, os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load(path: str | os.PathLike) -> Any:
+    """Read what `save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    The same nesting of the same values; arrays with their dtypes, writable.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is cut off, damaged, or was not written by `save`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"load: {path} is a folder. Name the file in it.")
+    if not path.exists():
+        raise FileNotFoundError(f"load: there is no file {path}.")
+    try:
+        with safe_open(path, framework="np") as file:
+            about = file.metadata() or {}
+            if FORMAT not in about:
+                raise ValueError(
+                    f"load: {path} is a safetensors file, but not written by minidl.save. Read it "
+                    "with safetensors.numpy.load_file, and pass what it holds to load_state_dict."
+                )
+            if str(zlib.crc32(about[FORMAT].encode())) != about.get(CHECKSUM):
+                raise _damaged(path, "its header")
+            return _decode(json.loads(about[FORMAT]), file, path)
+    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+        raise ValueError(
+            f"load: {path} is cut off, damaged, or not written by minidl.save ({error}). Take an "
+            "earlier copy, or save it anew."
+        ) from error
+
+
+def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
+    """`value` as JSON, in which an array is a name in `arrays`. `place` is where it was found."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str | int) or isinstance(key, bool):
+                raise TypeError(f"save: key {key!r} in {place or 'the state'} is no string or int.")
+        return {"dict": [[k, _encode(v, _join(place, k), arrays)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [_encode(item, _join(place, i), arrays) for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if not isinstance(value, np.ndarray) or value.dtype.name not in DTYPES:
+        kind = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(
+            f"save: {place or 'the state'} is of {kind}, which cannot be saved. Save plain arrays "
+            "and numbers: state_dict() of a model or an optimiser, numpy() of a tensor."
+        )
+    name = place or "array"
+    while name in arrays:
+        name += "'"
+    # asarray rather than ascontiguousarray, which makes a single number a vector.
+    arrays[name] = np.asarray(value, dtype=value.dtype.newbyteorder("="), order="C")
+    return {"array": name, "crc32": _checksum(arrays[name])}
+
+
+def _join(place: str, key: Any) -> str:
+    return f"{place}/{key}" if place else str(key)
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data)
+
+
+def _decode(node: Any, file: Any, path: Path) -> Any:
+    """The value that `_encode` made `node` of."""
+    if isinstance(node, list):
+        return [_decode(item, file, path) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "dict" in node:
+        return {key: _decode(value, file, path) for key, value in node["dict"]}
+    if "tuple" in node:
+        return tuple(_decode(item, file, path) for item in node["tuple"])
+    array = file.get_tensor(node["array"])
+    if _checksum(array) != node["crc32"]:
+        raise _damaged(path, node["array"])
+    return array if array.flags.writeable else array.copy()
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(
+        f"load: {path} is damaged: {what} is not what was saved. Take an earlier copy, or save it "
+        "anew."
+    )
