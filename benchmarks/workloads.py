@@ -1,0 +1,313 @@
+"""The workloads: what both sides do, on the same numbers.
+
+Each function yields rows and, for each, the jobs of both sides as ``{side: job}``. PyTorch is tried
+in its contiguous and its channels-last layout, and the faster counts. Everything minidl does for a
+call is timed, allocation included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from harness import Job, Row
+from minidl.models import UNet
+from peers import UNet as TorchUNet
+from peers import from_channels_last, onnx_bytes, onnxruntime_job, openvino_job
+from torch.nn import functional as T
+
+import minidl as md
+from minidl import functional as F
+from minidl.kernels import conv as conv_kernels
+
+LAYOUTS = {"pytorch": False, "pytorch channels-last": True}
+Work = Iterator[tuple[Row, dict[str, Job]]]
+
+
+def _normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _backward(call: Any, leaves: list, gradient: Any) -> Job:
+    """A forward and backward pass that leaves no gradients behind."""
+
+    def job() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        call().backward(gradient)
+
+    return job
+
+
+def _pair(row: Row, ours: Any, theirs: Any, arrays: list[np.ndarray], backward: bool) -> Any:
+    """Jobs from a function of minidl and one of PyTorch, and their arguments.
+
+    `arrays` are ours: an input, channels last, then parameters in our layout, from which `theirs`
+    makes its own: ``theirs(channels_last)`` returns a function and its leaves.
+    """
+    leaves = [md.Tensor(array, requires_grad=backward) for array in arrays]
+    with md.no_grad():
+        gradient = np.ones(ours(*leaves).shape, np.float32)
+    if backward:
+        jobs: dict[str, Job] = {"minidl": _backward(lambda: ours(*leaves), leaves, gradient)}
+    else:
+        jobs = {"minidl": md.no_grad()(lambda: ours(*leaves))}
+    for side, channels_last in LAYOUTS.items():
+        call, parts = theirs(channels_last)
+        if backward:
+            parts = [part.requires_grad_() for part in parts]
+            back = torch.ones_like(call(*parts))
+            jobs[side] = _backward(lambda c=call, p=parts: c(*p), parts, back)
+        else:
+            jobs[side] = torch.no_grad()(lambda c=call, p=parts: c(*p))
+    return row, jobs
+
+
+def _conv_row(
+    name: str, floor: float, threads: int, shape: tuple[int, ...], features: int,
+    kernel: int | tuple[int, ...] = 3, backward: bool = False, transposed: bool = False,
+    **settings: Any,
+) -> Any:  # fmt: skip
+    """A convolution of x of `shape`, channels last."""
+    axes = len(shape) - 2
+    size = (kernel,) * axes if isinstance(kernel, int) else kernel
+    groups, channels = settings.get("groups", 1), shape[-1]
+    x = _normal(*shape)
+    inner = (features // groups, channels) if transposed else (channels // groups, features)
+    w, b = _normal(*size, *inner) * 0.05, _normal(features)
+    stem = "conv_transpose" if transposed else "conv"
+    ours, theirs = getattr(F, f"{stem}{axes}d"), getattr(T, f"{stem}{axes}d")
+    padding = settings.pop("padding", 0)
+    causal = isinstance(padding, tuple)
+
+    def other(channels_last: bool) -> Any:
+        weight = from_channels_last(np.moveaxis(w, -1, 0), channels_last)
+        # (F, KH, KW, C) with the channels moved in front of the kernel's axes.
+        leaves = [from_channels_last(x, channels_last), weight, torch.from_numpy(b)]
+        if causal:
+            return (lambda u, v, c: theirs(T.pad(u, padding[0]), v, c, **settings)), leaves
+        return (lambda u, v, c: theirs(u, v, c, padding=padding, **settings)), leaves
+
+    with md.no_grad():
+        out = ours(x, w, b, padding=padding, **settings).shape
+    pixels = np.prod(shape[1:-1]) if transposed else np.prod(out[1:-1])
+    operations = 2.0 * len(x) * pixels * w.size * (3 if backward else 1)
+    row = Row(name, floor, threads, operations)
+    stride = settings.get("stride", 1)
+    lifted = (1,) * (3 - axes) + size
+    row.note = conv_kernels.algorithm_for(x.dtype, (*lifted, *inner), (stride,) * 3, groups)
+    call = lambda u, v, c: ours(u, v, c, padding=padding, **settings)  # noqa: E731
+    return _pair(row, call, other, [x, w, b], backward)
+
+
+def square_convolutions(threads: int) -> Work:
+    """3x3 layers of segmentation networks, and what is added to them in training."""
+    for channels, side in ((64, 128), (128, 64), (256, 32), (512, 16)):
+        for backward in (False, True):
+            what = "fwd+bwd" if backward else "forward"
+            yield _conv_row(
+                f"conv 3x3 {channels}→{channels}, 4x{side}², {what}", 1.8, threads,
+                (4, side, side, channels), channels, padding=1, backward=backward,
+            )  # fmt: skip
+    for backward in (False, True):
+        what = "fwd+bwd" if backward else "forward"
+        yield _conv_row(
+            f"conv 3x3 64→64, 1x256², {what}", 1.8, threads, (1, 256, 256, 64), 64,
+            padding=1, backward=backward,
+        )  # fmt: skip
+    for channels in (16, 32):
+        yield _conv_row(
+            f"conv 3x3 {channels}→{channels}, 8x128², fwd+bwd", 1.2, threads,
+            (8, 128, 128, channels), channels, padding=1, backward=True,
+        )  # fmt: skip
+
+
+def other_convolutions(threads: int) -> Work:
+    """First layers, odd channel counts, strides, dilation, groups, one and three dimensions."""
+    for channels, features in ((1, 16), (1, 64), (3, 64)):
+        yield _conv_row(
+            f"first layer {channels}→{features}, 4x224²", 1.2, threads,
+            (4, 224, 224, channels), features, padding=1,
+        )  # fmt: skip
+    for channels, features in ((24, 40), (70, 50), (128, 21)):
+        yield _conv_row(
+            f"conv 3x3 {channels}→{features}, 4x64²", 1.2, threads,
+            (4, 64, 64, channels), features, padding=1,
+        )  # fmt: skip
+    for dilation in (2, 4, 12):
+        yield _conv_row(
+            f"conv 3x3 dilation {dilation}, 256→256, 4x32²", 1.3, threads,
+            (4, 32, 32, 256), 256, padding=dilation, dilation=dilation,
+        )  # fmt: skip
+    yield _conv_row("conv 1x1 256→256, 4x64²", 1.0, threads, (4, 64, 64, 256), 256, 1)
+    for size, stride, channels, features, side in (
+        (2, 2, 128, 64, 64), (4, 2, 21, 21, 64), (16, 8, 21, 21, 32),
+    ):  # fmt: skip
+        yield _conv_row(
+            f"transposed {size}x{size} stride {stride}, {channels}→{features}, 4x{side}²", 1.0,
+            threads, (4, side, side, channels), features, size, transposed=True, stride=stride,
+            padding=(size - stride) // 2,
+        )  # fmt: skip
+    yield _conv_row(
+        "conv 3x3 stride 2, 64→128, 4x128²", 1.0, threads, (4, 128, 128, 64), 128,
+        padding=1, stride=2,
+    )  # fmt: skip
+    yield _conv_row(
+        "conv 7x7 stride 2, 3→64, 4x224²", 1.0, threads, (4, 224, 224, 3), 64, 7,
+        padding=3, stride=2,
+    )  # fmt: skip
+    yield _conv_row("conv 7x7 512→4096, 1x13²", 1.0, threads, (1, 13, 13, 512), 4096, 7)
+    yield _conv_row(
+        "conv1d causal dilation 8, 64→64, 4x16000", 1.0, threads, (4, 16000, 64), 64, 2,
+        padding=((8, 0),), dilation=8,
+    )  # fmt: skip
+    yield _conv_row("conv3d 3x3x3 16→16, 1x64³", 1.0, threads, (1, 64, 64, 64, 16), 16, padding=1)
+    for groups in (128, 4):
+        yield _conv_row(
+            f"conv 3x3 128→128, groups {groups}, 4x64²", 0.8, threads, (4, 64, 64, 128), 128,
+            padding=1, groups=groups,
+        )  # fmt: skip
+
+
+def _layer_row(row: Row, ours: Any, theirs: Any, x: np.ndarray, *rest: np.ndarray) -> Any:
+    def other(channels_last: bool) -> Any:
+        leaves = [from_channels_last(x, channels_last), *map(torch.from_numpy, rest)]
+        return theirs, leaves
+
+    return _pair(row, ours, other, [x, *rest], True)
+
+
+def layers(threads: int) -> Work:
+    """What stands between convolutions, forward and backward."""
+    x, one, zero = _normal(4, 128, 128, 64), np.ones(64, np.float32), np.zeros(64, np.float32)
+    yield _layer_row(
+        Row("batch-norm + ReLU, training, 4x128²x64", 1.5, threads),
+        lambda u, w, b: F.relu(F.batch_norm(u, None, None, w, b, training=True)),
+        lambda u, w, b: T.relu(T.batch_norm(u, None, None, w, b, training=True)),
+        x, one, zero,
+    )  # fmt: skip
+
+    def pool_and_unpool(u: Any) -> Any:
+        y, indices = F.max_pool2d(u, 2, return_indices=True)
+        return F.max_unpool2d(y, indices, 2)
+
+    def their_pool_and_unpool(u: Any) -> Any:
+        y, indices = T.max_pool2d(u, 2, return_indices=True)
+        return T.max_unpool2d(y, indices, 2)
+
+    row = Row("max-pool with indices and unpool, 4x128²x64", 1.5, threads)
+    yield _layer_row(row, pool_and_unpool, their_pool_and_unpool, x)
+    yield _layer_row(
+        Row("bilinear x2, 4x64²x64", 1.5, threads),
+        lambda u: F.interpolate(u, scale_factor=2, mode="bilinear"),
+        lambda u: T.interpolate(u, scale_factor=2, mode="bilinear"),
+        _normal(4, 64, 64, 64),
+    )  # fmt: skip
+    target = np.random.default_rng(0).integers(0, 21, (4, 256, 256))
+    wanted = torch.from_numpy(target)
+    yield _layer_row(
+        Row("softmax cross-entropy, 4x256²x21", 1.5, threads),
+        lambda u: F.cross_entropy(u, target),
+        lambda u: T.cross_entropy(u, wanted),
+        _normal(4, 256, 256, 21),
+    )  # fmt: skip
+
+
+def optimisers(threads: int) -> Work:
+    """One step on 31 million parameters."""
+    shapes = [(3, 3, 512, 1024), (3, 3, 1024, 1024), (3, 3, 1024, 512), (3, 3, 512, 512)]
+    shapes += [(3, 3, 256, 512)] * 4 + [(64,)] * 40
+    for name, make in (
+        ("Adam", lambda o, p: o.Adam(p, lr=1e-3)),
+        ("SGD with momentum", lambda o, p: o.SGD(p, lr=1e-3, momentum=0.9)),
+    ):
+        mine = [md.nn.Parameter(_normal(*shape)) for shape in shapes]
+        theirs = [torch.nn.Parameter(torch.from_numpy(_normal(*shape))) for shape in shapes]
+        for ours, other in zip(mine, theirs, strict=True):
+            ours.grad = _normal(*ours.shape)
+            other.grad = torch.from_numpy(ours.grad.copy())
+        row = Row(f"{name} step, 31 M parameters", 1.0, threads)
+        yield (
+            row,
+            {
+                "minidl": make(md.optim, mine).step,
+                "pytorch": make(torch.optim, theirs).step,
+            },
+        )
+
+
+NETWORKS = (  # name, (N, side, channels), settings, floor of a training step, of an inference
+    ("root 64, depth 5, 1x256²x1", (1, 256, 1), (2, 5, 64, False), 1.7, 1.6),
+    ("root 16, depth 3, 4x256²x1", (4, 256, 1), (2, 3, 16, False), 1.4, 1.3),
+    ("root 8, depth 3, 16x224²x1", (16, 224, 1), (2, 3, 8, False), 1.3, None),
+    ("root 32, depth 4, batch-norm, 4x192²x3", (4, 192, 3), (2, 4, 32, True), 1.5, None),
+)
+
+
+def networks(threads: int) -> Work:
+    """Whole U-Nets: a training step with Adam, and an inference."""
+    for name, (images, side, channels), settings, floor, inference_floor in NETWORKS:
+        classes, depth, root, batch_norm = settings
+        x = _normal(images, side, side, channels)
+        y = np.random.default_rng(0).integers(0, classes, (images, side, side))
+        ours = UNet(channels, classes, depth=depth, root=root, batch_norm=batch_norm)
+        jobs = {"minidl": _our_step(ours, x, y)}
+        for label, channels_last in LAYOUTS.items():
+            theirs = TorchUNet(channels, classes, depth, root, batch_norm)
+            jobs[label] = _their_step(theirs, x, y, channels_last)
+        yield Row(f"U-Net {name}: training step", floor, threads), jobs
+        if inference_floor is not None:
+            row = Row(f"U-Net {name}: inference", inference_floor, threads)
+            yield row, _inferences(ours.eval(), theirs.eval(), x, threads)
+
+
+def _our_step(model: Any, x: np.ndarray, y: np.ndarray) -> Job:
+    optimiser = md.optim.Adam(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        F.cross_entropy(model(md.Tensor(x)), y).backward()
+        optimiser.step()
+
+    return step
+
+
+def _their_step(model: Any, x: np.ndarray, y: np.ndarray, channels_last: bool) -> Job:
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
+    images, target = from_channels_last(x, channels_last), torch.from_numpy(y)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        T.cross_entropy(model(images), target).backward()
+        optimiser.step()
+
+    return step
+
+
+def _inferences(ours: Any, theirs: Any, x: np.ndarray, threads: int) -> dict[str, Job]:
+    jobs: dict[str, Job] = {"minidl": md.no_grad()(lambda: ours(md.Tensor(x)))}
+    for label, channels_last in LAYOUTS.items():
+        kind = torch.channels_last if channels_last else torch.contiguous_format
+        model, images = theirs.to(memory_format=kind), from_channels_last(x, channels_last)
+        jobs[label] = torch.no_grad()(lambda m=model, i=images: m(i))
+    images = from_channels_last(x, False)
+    for label, make in (("onnxruntime", onnxruntime_job), ("openvino", openvino_job)):
+        try:
+            model = onnx_bytes(theirs.to(memory_format=torch.contiguous_format), images)
+            jobs[label] = make(model, images, threads)
+        except ImportError:
+            continue
+    return jobs
+
+
+GROUPS = {
+    "square": square_convolutions,
+    "other": other_convolutions,
+    "layers": layers,
+    "optimisers": optimisers,
+    "networks": networks,
+}
