@@ -122,7 +122,8 @@ class Tanh(Function):
 
 class Sigmoid(Function):
     def forward(self, x):
-        self.y = 0.5 + 0.5 * np.tanh(0.5 * x)  # exp(-x) would overflow
+        small = np.exp(-np.abs(x))  # never overflows
+        self.y = np.where(x < 0, small, 1) / (1 + small)
         return self.y
 
     def backward(self, gy):

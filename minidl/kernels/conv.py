@@ -229,7 +229,7 @@ def gather(start, stop, source, packed, bias, relu, taps, grid, target, out, gro
                 v = gemm.panel_start(p, vectors)
                 width = gemm.panel_start(p + 1, vectors) - v
                 gemm.multiply_block(
-                    panel, 0, row, step,
+                    panel, gemm.ZERO, row, step,
                     weights, (v * depth + k * width) * lanes, width * lanes, width,
                     sums, v * lanes, columns, rows, steps, k > 0,
                 )  # fmt: skip
@@ -431,12 +431,12 @@ def weight_grad_tasks(
                 width = gemm.panel_start(p + 1, vectors) - v
                 if in_place:
                     gemm.multiply_block(
-                        panel, 0, step, row, gy, gy_at + v * lanes, gy_row, width,
+                        panel, gemm.ZERO, step, row, gy, gy_at + v * lanes, gy_row, width,
                         sums, v * lanes, columns, rows, count, block > first_block,
                     )  # fmt: skip
                 else:
                     gemm.multiply_block(
-                        panel, 0, step, row, copied, v * lanes, columns, width,
+                        panel, gemm.ZERO, step, row, copied, v * lanes, columns, width,
                         sums, v * lanes, columns, rows, count, block > first_block,
                     )  # fmt: skip
         copy_channels(sums, 0, out, (split * depth + first) * columns, rows * columns)

@@ -22,6 +22,8 @@ from minidl.kernels.jit import DISABLED, kernel
 # A tile takes rows x vectors registers, a row of B `vectors`, and a broadcast one more.
 TILE_ROWS, TILE_VECTORS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
 ROW_BLOCK = 12 * TILE_ROWS  # rows of A that are worked on together, small enough for the cache
+# As arguments between kernels: a plain 0 or 1 would have them compiled for that very value.
+ZERO, ONE = np.int64(0), np.int64(1)
 DEPTH_BLOCK = 640  # steps of depth between two visits to C
 
 

@@ -188,7 +188,7 @@ class Survey(NamedTuple):
     """What the labels of a batch come to."""
 
     weight: float  # sum of the class weights of all labels that count
-    count: int  # labels that are not ignored
+    pixels: int  # labels that are not ignored
     wrong: int  # position of the first label that is no class, or -1
 
 

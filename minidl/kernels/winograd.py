@@ -311,7 +311,7 @@ def multiply(
             transform_kernels(weight, channels, features, channel, depth, feature, columns, kernels)
             for e in range(ELEMENTS):
                 gemm.multiply_block(
-                    data, e * plane + tile * row + channel, row, 1,
+                    data, e * plane + tile * row + channel, row, gemm.ONE,
                     kernels, e * depth * columns, columns, vectors,
                     products, e * stride, columns, rows, depth, channel > 0,
                 )  # fmt: skip
@@ -331,9 +331,9 @@ def convolve(start, stop, source, weight, bias, relu, tiles, channels, features,
     for block in range(start, stop):
         first = block * TILE_BLOCK
         count = min(TILE_BLOCK, total - first)
-        transform_input(0, count, source, tiles, channels, first, count, transformed)
+        transform_input(gemm.ZERO, count, source, tiles, channels, first, count, transformed)
         multiply(
-            0, panels, transformed, weight, bias, relu, tiles, channels, features,
+            gemm.ZERO, panels, transformed, weight, bias, relu, tiles, channels, features,
             first, count, y,
         )  # fmt: skip
 
@@ -415,7 +415,7 @@ def accumulate(start, stop, x, gy, count, add, sums):
             continue
         for e in range(ELEMENTS):
             gemm.multiply_block(
-                a, (e * x.shape[1] + tile) * x_row + channel, 1, x_row,
+                a, (e * x.shape[1] + tile) * x_row + channel, gemm.ONE, x_row,
                 b, (e * gy.shape[1] + tile) * gy_row + v * lanes, gy_row, width,
                 out, ((part * ELEMENTS + e) * channels + channel) * features + v * lanes,
                 features, min(CHANNEL_BLOCK, channels - channel), depth, add,
@@ -436,9 +436,11 @@ def correlate(start, stop, x, gy, tiles, x_row, gy_row, total, sums):
         begin, end = part * total // parts, (part + 1) * total // parts
         for first in range(begin, end, TILE_BLOCK):
             count = min(TILE_BLOCK, end - first)
-            transform_input(0, count, x, tiles, x_channels, first, count, x_tiles)
-            transform_gradient(0, count, gy, tiles, gy_channels, first, count, gy_tiles)
-            accumulate(0, tasks, x_tiles, gy_tiles, count, first > begin, sums[part : part + 1])
+            transform_input(gemm.ZERO, count, x, tiles, x_channels, first, count, x_tiles)
+            transform_gradient(gemm.ZERO, count, gy, tiles, gy_channels, first, count, gy_tiles)
+            accumulate(
+                gemm.ZERO, tasks, x_tiles, gy_tiles, count, first > begin, sums[part : part + 1]
+            )
 
 
 @kernel
