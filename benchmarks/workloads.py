@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from harness import Job, Row
-from minidl.models import UNet
 from peers import UNet as TorchUNet
 from peers import from_channels_last, onnx_bytes, onnxruntime_job, openvino_job
 from torch.nn import functional as T
@@ -21,6 +20,7 @@ from torch.nn import functional as T
 import minidl as md
 from minidl import functional as F
 from minidl.kernels import conv as conv_kernels
+from minidl.models import UNet
 
 LAYOUTS = {"pytorch": False, "pytorch channels-last": True}
 Work = Iterator[tuple[Row, dict[str, Job]]]

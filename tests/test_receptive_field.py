@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minidl.models import UNet
 
 from minidl import functional as F
 from minidl import nn
+from minidl.models import UNet
 from minidl.receptive_field import (
     ReceptiveField,
     bilinear,

@@ -784,7 +784,9 @@ def test_function_that_returns_a_bare_array():
         def backward(self, gy):
             return gy
 
-    with pytest.raises(RuntimeError, match=r"Bare\.backward must return a tuple .* returned ndarray"):
+    with pytest.raises(
+        RuntimeError, match=r"Bare\.backward must return a tuple .* returned ndarray"
+    ):
         apply(Bare(), _leaf([1.0])).sum().backward()
 
 

@@ -182,8 +182,10 @@ def _check_arguments(
     sides = (crop, crop) if isinstance(crop, int) else crop
     rules = (
         (batch_size >= 1, f"batch_size={batch_size}, expected 1 or more"),
-        (sides is None or (len(sides) == 2 and min(sides) >= 1),
-         f"crop={crop}, expected pixels, (height, width), or None for whole images"),
+        (
+            sides is None or (len(sides) == 2 and min(sides) >= 1),
+            f"crop={crop}, expected pixels, (height, width), or None for whole images",
+        ),
         (seed >= 0, f"seed={seed}, expected 0 or more"),
         (start >= 0, f"start={start}, expected 0 or more"),
         (steps is None or steps >= start, f"steps={steps}, expected at least start={start}"),
@@ -299,9 +301,7 @@ def _place(have: int, want: int, rng: np.random.Generator) -> tuple[slice, tuple
     return slice(0, have), (offset, want - have - offset)
 
 
-def pad_to_multiple(
-    image: np.ndarray, multiple: int
-) -> tuple[np.ndarray, tuple[slice, slice]]:
+def pad_to_multiple(image: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[slice, slice]]:
     """Mirror an image beyond its edges until its sides are multiples of a number.
 
     Parameters
@@ -323,8 +323,10 @@ def pad_to_multiple(
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"pad_to_multiple: shape {image.shape}, expected (H, W, C)")
     height, width = image.shape[:2]
-    fill = [(-side % multiple // 2, -side % multiple - -side % multiple // 2)
-            for side in (height, width)]
+    fill = [
+        (-side % multiple // 2, -side % multiple - -side % multiple // 2)
+        for side in (height, width)
+    ]
     (top, _), (left, _) = fill
     padded = np.pad(image, (*fill, (0, 0)), mode="reflect")
     return padded, (slice(top, top + height), slice(left, left + width))

@@ -124,9 +124,7 @@ def mask_storage(path: str | Path) -> tuple[str, np.ndarray | None]:
     return _as_mask(Path(path), stored, keep_bool=True).dtype.name, stored.palette
 
 
-def write_mask(
-    path: str | Path, mask: np.ndarray, like: MaskKind, overwrite: bool = False
-) -> Path:
+def write_mask(path: str | Path, mask: np.ndarray, like: MaskKind, overwrite: bool = False) -> Path:
     """Save class indices as a mask file of the given kind.
 
     The file appears complete or not at all: it is written under another name in the same

@@ -62,14 +62,18 @@ def _strangers(counts: Counts, known: set[int | None]) -> list[Problem]:
         f"{name} ({_values(set(own) - known)})" for name, own in counts.items() if set(own) - known
     ]
     expected = listing(sorted(value for value in known if value is not None))
-    return [
-        Problem(
-            f"unexpected label values (expected {expected})",
-            items,
-            "Correct these masks. If a value is a class of its own or means 'do not count', say "
-            "so with `labels` or `ignore`.",
-        )
-    ] if items else []
+    return (
+        [
+            Problem(
+                f"unexpected label values (expected {expected})",
+                items,
+                "Correct these masks. If a value is a class of its own or means 'do not count', say "
+                "so with `labels` or `ignore`.",
+            )
+        ]
+        if items
+        else []
+    )
 
 
 def _single_valued(seen: list[int], files: int) -> Problem:

@@ -104,8 +104,9 @@ def _decode(path: Path, page: Any) -> Stored:
 
 def _check_complete(path: Path, page: Any) -> None:
     size = page.parent.filehandle.size
-    ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts,
-                                                 strict=False)]
+    ends = [
+        start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)
+    ]
     if not ends or max(ends) > size:
         raise DataError(
             f"{path}: truncated: page {page.index} should reach to byte {max(ends, default=0)}, "

@@ -123,8 +123,9 @@ def test_jitter_keeps_its_range(tmp_path):
     neighbours(tmp_path, 2)
     dataset = Dataset(find_pairs(tmp_path), MaskKind())
     plain = batches(dataset, 2, None, steps=5)
-    for (x, _), (u, _) in zip(plain, batches(dataset, 2, None, steps=5, brightness=0.5),
-                              strict=True):
+    for (x, _), (u, _) in zip(
+        plain, batches(dataset, 2, None, steps=5, brightness=0.5), strict=True
+    ):
         shift = (u - x).reshape(2, -1)
         assert np.ptp(shift, axis=1).max() < 1e-5 and np.abs(shift).max() <= 0.5 + 1e-5
         assert np.abs(shift).min() > 0

@@ -93,13 +93,16 @@ def test_some_masks_empty_is_a_warning(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("masks, values", [
-    ([halves(1), halves(0)], (0, 1)),
-    ([halves(255), halves(0)], (0, 255)),
-    ([halves(65535, dtype=np.uint16), halves(0, dtype=np.uint16)], (0, 65535)),
-    ([halves(1), halves(2)], (0, 1, 2)),
-    ([halves(True, dtype=bool), halves(True, dtype=bool)], (0, 1)),
-])
+@pytest.mark.parametrize(
+    "masks, values",
+    [
+        ([halves(1), halves(0)], (0, 1)),
+        ([halves(255), halves(0)], (0, 255)),
+        ([halves(65535, dtype=np.uint16), halves(0, dtype=np.uint16)], (0, 65535)),
+        ([halves(1), halves(2)], (0, 1, 2)),
+        ([halves(True, dtype=bool), halves(True, dtype=bool)], (0, 1)),
+    ],
+)
 def test_kinds_are_recognised_over_the_whole_set(tmp_path, masks, values):
     report = check_folder(neighbours(tmp_path, 2, masks))
     assert not report.errors
@@ -188,8 +191,9 @@ def test_channels(tmp_path):
     report = check_folder(tmp_path)
     assert report.channels == 1 and not report.errors
     assert "count as grey" in report.warnings[0].title
-    tifffile.imwrite(tmp_path / "p2.png", noise(channels=5), photometric="minisblack",
-                     planarconfig="contig")
+    tifffile.imwrite(
+        tmp_path / "p2.png", noise(channels=5), photometric="minisblack", planarconfig="contig"
+    )
     assert "images with 1 and 3 and 5 channels in one set" in _one_error(tmp_path).title
 
 

@@ -47,13 +47,14 @@ def _raw_png(path, rows, depth, colour):
     """A PNG that Pillow cannot write: `rows` are the packed bytes of each line."""
 
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(
-            ">I", zlib.crc32(kind + body)
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
     samples = {0: 1, 2: 3}[colour]
-    header = struct.pack(">IIBBBBB", len(rows[0]) * 8 // depth // samples, len(rows), depth,
-                         colour, 0, 0, 0)
+    header = struct.pack(
+        ">IIBBBBB", len(rows[0]) * 8 // depth // samples, len(rows), depth, colour, 0, 0, 0
+    )
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
@@ -61,11 +62,15 @@ def _raw_png(path, rows, depth, colour):
     return path
 
 
-@pytest.mark.parametrize("array", [GREY8, GREY16, GREY32, FLOAT, FLOAT.astype(np.float64), RGB8,
-                                   RGB16], ids=lambda a: f"{a.dtype}-{a.ndim}d")
+@pytest.mark.parametrize(
+    "array",
+    [GREY8, GREY16, GREY32, FLOAT, FLOAT.astype(np.float64), RGB8, RGB16],
+    ids=lambda a: f"{a.dtype}-{a.ndim}d",
+)
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)},
-                                     {"rowsperstrip": 7}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}, {"rowsperstrip": 7}], ids=str
+)
 def test_tiff_gives_back_what_was_stored(tmp_path, array, byteorder, options):
     path = tmp_path / "a.tif"
     photometric = "rgb" if array.ndim == 3 else "minisblack"
@@ -84,8 +89,9 @@ def test_planar_tiff_is_channels_last(tmp_path):
     assert image.flags.c_contiguous
 
 
-@pytest.mark.parametrize("array", [GREY8, GREY16, GREY32, FLOAT, RGB8, BITS],
-                         ids=lambda a: f"{a.dtype}-{a.ndim}d")
+@pytest.mark.parametrize(
+    "array", [GREY8, GREY16, GREY32, FLOAT, RGB8, BITS], ids=lambda a: f"{a.dtype}-{a.ndim}d"
+)
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
 def test_tiff_that_tifffile_cannot_decode(tmp_path, array, compression):
     path = tmp_path / "a.tif"
@@ -177,8 +183,13 @@ def test_further_channels_stay_and_alpha_goes(tmp_path):
     np.testing.assert_array_equal(read_image(path), many)
     tifffile.imwrite(path, many[..., :4], photometric="rgb", extrasamples=["unassalpha"])
     np.testing.assert_array_equal(read_image(path), many[..., :3])
-    tifffile.imwrite(path, many[..., :2], photometric="minisblack", planarconfig="contig",
-                     extrasamples=["unassalpha"])
+    tifffile.imwrite(
+        path,
+        many[..., :2],
+        photometric="minisblack",
+        planarconfig="contig",
+        extrasamples=["unassalpha"],
+    )
     np.testing.assert_array_equal(read_image(path), many[..., :1])
 
 
@@ -280,10 +291,16 @@ def test_float_mask_needs_whole_numbers(tmp_path):
         read_mask(path)
 
 
-@pytest.mark.parametrize("name, options", [
-    ("a.png", {}), ("a.jpg", {}), ("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"}),
-    ("a.tif", {"compression": "tiff_adobe_deflate"}),
-])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.png", {}),
+        ("a.jpg", {}),
+        ("a.tif", {}),
+        ("a.tif", {"compression": "tiff_lzw"}),
+        ("a.tif", {"compression": "tiff_adobe_deflate"}),
+    ],
+)
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
 def test_truncated_files_are_named(tmp_path, name, options, share):
     path = tmp_path / name

@@ -48,8 +48,11 @@ def test_grey_stored_as_colour():
     grey, colour = noise(channels=1), noise(channels=3)
     norm = Normaliser.from_images([grey])
     np.testing.assert_array_equal(norm(np.dstack([grey] * 3)), norm(grey))
-    with pytest.raises(DataError, match=r"x\.png: colour \(3 channels\), but the training images "
-                                        r"were grey \(1 channel\)"):
+    with pytest.raises(
+        DataError,
+        match=r"x\.png: colour \(3 channels\), but the training images "
+        r"were grey \(1 channel\)",
+    ):
         norm(colour, "x.png")
     with pytest.raises(DataError, match=r"grey \(1 channel\), but .* colour \(3 channels\)"):
         Normaliser.from_images([colour])(grey)

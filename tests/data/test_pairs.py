@@ -50,9 +50,12 @@ def test_all_that_has_no_partner_is_listed(tmp_path):
     save(tmp_path / "x.png", noise())
     save(tmp_path / "y_mask.png", halves())
     save(tmp_path / "p1.tif", noise())
-    with pytest.raises(DataError, match=r"images without a mask: x\.png; masks without an image: "
-                                        r"y_mask\.png; files with the same name: "
-                                        r"p1\.png and p1\.tif"):
+    with pytest.raises(
+        DataError,
+        match=r"images without a mask: x\.png; masks without an image: "
+        r"y_mask\.png; files with the same name: "
+        r"p1\.png and p1\.tif",
+    ):
         find_pairs(tmp_path)
 
 

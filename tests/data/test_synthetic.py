@@ -15,8 +15,9 @@ def _digest(folder):
 
 
 def test_same_seed_same_bytes(tmp_path):
-    folders = [write_nerve_set(tmp_path / str(k), n=4, seed=seed) for k, seed in
-               enumerate((3, 3, 4))]
+    folders = [
+        write_nerve_set(tmp_path / str(k), n=4, seed=seed) for k, seed in enumerate((3, 3, 4))
+    ]
     first, second, other = map(_digest, folders)
     assert first == second != other
 
@@ -61,12 +62,15 @@ def test_nothing_is_overwritten(tmp_path):
         write_nerve_set(tmp_path / "mine.txt")
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"n": 0}, "n=0, expected 1 or more"),
-    ({"size": (20, 100)}, r"size=\(20, 100\), expected \(height, width\) from 48"),
-    ({"seed": -1}, "seed=-1, expected 0 or more"),
-    ({"empty_fraction": 2}, r"empty_fraction=2, expected 0\.\.1"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"n": 0}, "n=0, expected 1 or more"),
+        ({"size": (20, 100)}, r"size=\(20, 100\), expected \(height, width\) from 48"),
+        ({"seed": -1}, "seed=-1, expected 0 or more"),
+        ({"empty_fraction": 2}, r"empty_fraction=2, expected 0\.\.1"),
+    ],
+)
 def test_wrong_arguments(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         write_nerve_set(tmp_path / "set", **options)

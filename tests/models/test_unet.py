@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from minidl.models import UNet
-from minidl.models.unet import crop_and_concatenate
 
 from minidl import Tensor, no_grad, optim
 from minidl import functional as F
+from minidl.models import UNet
+from minidl.models.unet import crop_and_concatenate
 
 
 def _count(model):

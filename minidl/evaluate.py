@@ -1,0 +1,276 @@
+"""Scores of a network over a whole set of images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl import metrics
+from minidl import run as folder
+from minidl.data import DataError, Dataset, Pair, find_pairs
+from minidl.data.masks import listing
+from minidl.progress import Progress
+from minidl.segmenter import Segmenter, scores_of
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a set, from the confusion matrix of all its pixels.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (classes, classes), int64
+        Rows: what the target says; columns: what was predicted.
+    images : int
+        Number of images, pages counted.
+    class_names : tuple of str
+    values : tuple of int
+        Each class's value in mask files.
+    foreground : tuple of int
+        Classes whose mean Dice is the one number that counts.
+    """
+
+    matrix: np.ndarray
+    images: int
+    class_names: tuple[str, ...]
+    values: tuple[int, ...]
+    foreground: tuple[int, ...]
+
+    @property
+    def foreground_dice(self) -> float:
+        """Mean Dice of the foreground classes that occur; NaN if none does."""
+        return metrics.mean_dice(self.matrix, self.foreground)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the pixels that are right."""
+        return metrics.pixel_accuracy(self.matrix)
+
+    def classes(self) -> list[dict[str, Any]]:
+        """For each class: name, value, pixels, share, accuracy, dice and iou."""
+        pixels = self.matrix.sum(axis=1)
+        columns = zip(
+            self.class_names,
+            self.values,
+            pixels,
+            pixels / max(pixels.sum(), 1),
+            metrics.class_accuracy(self.matrix),
+            metrics.dice(self.matrix),
+            metrics.iou(self.matrix),
+            strict=True,
+        )
+        names = ("name", "value", "pixels", "share", "accuracy", "dice", "iou")
+        return [
+            {key: cell.item() if isinstance(cell, np.generic) else cell
+             for key, cell in zip(names, row, strict=True)}
+            for row in columns
+        ]  # fmt: skip
+
+    def text(self) -> str:
+        """A table for people; ``-`` where a score is not defined."""
+        classes = self.classes()
+        wide = max(5, *(len(row["name"]) for row in classes))
+        lines = [f"{'class':{wide}}  value   share  accuracy    Dice     IoU"]
+        lines += [
+            f"{row['name']:{wide}}  {row['value']:5}  {row['share']:6.1%}  "
+            f"{_number(row['accuracy']):>8}  {_number(row['dice']):>6}  {_number(row['iou']):>6}"
+            for row in classes
+        ]
+        front = ", ".join(self.class_names[index] for index in self.foreground)
+        several = len(self.foreground) > 1
+        lines.append(
+            f"{self.images} image{'s' if self.images != 1 else ''}: "
+            f"pixel accuracy {_number(self.pixel_accuracy)}, "
+            f"mean IoU {_number(metrics.mean_iou(self.matrix))}, "
+            f"{'mean ' if several else ''}foreground Dice {_number(self.foreground_dice)}"
+            + ("" if several else f" ({front})")
+        )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, in types that JSON knows; None for NaN."""
+        scores = {
+            "images": self.images,
+            "pixel_accuracy": self.pixel_accuracy,
+            "mean_iou": metrics.mean_iou(self.matrix),
+            "frequency_weighted_iou": metrics.frequency_weighted_iou(self.matrix),
+            "foreground_dice": self.foreground_dice,
+            "foreground": [self.class_names[index] for index in self.foreground],
+        }
+        return {
+            **{key: _known(value) for key, value in scores.items()},
+            "classes": [
+                {key: _known(value) for key, value in row.items()} for row in self.classes()
+            ],
+            "confusion_matrix": self.matrix.tolist(),
+        }
+
+    def json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def csv(self) -> str:
+        """`classes` as a table for spreadsheets; empty cells for NaN."""
+        text = io.StringIO()
+        rows = self.classes()
+        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {k: "" if _known(v) is None else v for k, v in row.items()} for row in rows
+        )
+        return text.getvalue()
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def evaluate(
+    model: Any,
+    dataset: Dataset,
+    class_names: Sequence[str],
+    foreground: Sequence[int],
+    watch: Callable[[int, np.ndarray, np.ndarray], Any] | None = None,
+) -> Evaluation:
+    """Predict every whole image of a set and score all of them together.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (1, H, W, C) to scores (1, H, W, classes).
+    dataset : Dataset
+    class_names : sequence of str
+        As many as there are classes.
+    foreground : sequence of int
+        See `metrics.foreground_classes`.
+    watch : callable, optional
+        Called with each image's number, scores (H, W, classes) and target (H, W).
+
+    Returns
+    -------
+    Evaluation
+    """
+    classes = dataset.mask_kind.num_classes
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    for index in range(len(dataset)):
+        x, target = dataset[index]
+        scores = scores_of(model, x)
+        matrix += metrics.confusion_matrix(scores.argmax(axis=-1), target, classes)
+        if watch is not None:
+            watch(index, scores, target)
+    return Evaluation(
+        matrix, len(dataset), tuple(class_names), dataset.mask_kind.values, tuple(foreground)
+    )
+
+
+def evaluate_folder(
+    run: str | Path,
+    data: str | Path,
+    split: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score a run's network on a data folder.
+
+    Parameters
+    ----------
+    run : str or Path
+        A run folder or a model file.
+    data : str or Path
+        In one of the layouts of `data.find_pairs`.
+    split : {'val', 'train', 'test', 'all'}, optional
+        Which part: of the run's own split if `data` is what it was trained on, else as
+        ``val.txt``, ``train.txt`` and ``test.txt`` in the folder say. By itself ``'val'`` for the
+        folder trained on, and everything for any other.
+    progress : Progress, optional
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    RunError, ModelError
+        If there is no usable network.
+    DataError
+        If a file cannot be used, or there is no such split.
+    """
+    progress = progress or Progress(silent=True)
+    progress.begin(f"reading {data}")
+    segmenter = Segmenter.load(folder.model_path(run))
+    pairs, part = chosen_pairs(run, data, split)
+    dataset = Dataset(pairs, segmenter.mask_kind, segmenter.normaliser)
+    progress.say(f"{data}: {part}, {len(dataset)} images")
+    progress.begin("predicting")
+    return evaluate(
+        segmenter.model,
+        dataset,
+        segmenter.class_names,
+        segmenter.foreground,
+        lambda index, *_: progress.now(f"predicting {index + 1}/{len(dataset)}"),
+    )
+
+
+def chosen_pairs(run: str | Path, data: str | Path, split: str | None) -> tuple[list[Pair], str]:
+    """The pairs of a split, and a few words on where it comes from."""
+    pairs = {pair.stem: pair for pair in find_pairs(data)}
+    recorded = None if split == "all" else _recorded_split(Path(run), Path(data), pairs)
+    split = split or ("val" if recorded else "all")
+    if split == "all":
+        return list(pairs.values()), "all pairs"
+    if recorded and split in recorded:
+        return [pairs[stem] for stem in recorded[split]], f"{split} part of the run's own split"
+    return _listed_part(Path(data), pairs, split), f"{split}.txt"
+
+
+def _recorded_split(
+    run: Path, data: Path, pairs: Mapping[str, Pair]
+) -> dict[str, list[str]] | None:
+    """The run's split, if `data` is what it was trained on, perhaps moved meanwhile."""
+    try:
+        recorded = json.loads((run / folder.SPLIT).read_text(encoding="utf-8"))
+        config = json.loads((run / folder.CONFIG).read_text(encoding="utf-8"))
+        stems = {*recorded["train"], *recorded["val"]}
+    except (OSError, ValueError, KeyError):
+        return None
+    origin = Path(config.get("data", ""))
+    same, missing = origin == data.resolve(), sorted(stems - pairs.keys())
+    if same and missing:
+        raise DataError(
+            f"{data}: {len(missing)} of the files the run was trained on are gone: "
+            f"{listing(missing)}. Put them back, or evaluate with --split all."
+        )
+    # Other data may have the same file names: only if the origin is gone has it been moved.
+    moved = not missing and not origin.exists()
+    return recorded if same or moved else None
+
+
+def _listed_part(data: Path, pairs: Mapping[str, Pair], split: str) -> list[Pair]:
+    file = data / f"{split}.txt"
+    if not file.is_file():
+        raise DataError(
+            f"{data}: no {file.name} in it, which would say what belongs to the {split} part. "
+            "Evaluate with --split all."
+        )
+    names = _listed_names(file)
+    stems = [name if name in pairs else Path(name).stem for name in names]
+    unknown = [name for name, stem in zip(names, stems, strict=True) if stem not in pairs]
+    if unknown or not names:
+        raise DataError(f"{file}: names without a pair: {listing(unknown) or 'it is empty'}.")
+    return [pairs[stem] for stem in stems]
+
+
+def _listed_names(file: Path) -> Iterable[str]:
+    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]

@@ -1,0 +1,104 @@
+"""Run folders: what a training run leaves behind, and how it is found again.
+
+::
+
+    RUN/
+      model.safetensors   the best network so far; `predict` needs nothing else
+      config.json         every setting as it was resolved
+      split.json          which files were for training and which for validation
+      history.csv         one row for each validation
+      curves.png          the same as a picture
+      predictions.png     validation images: input, target, prediction
+      metrics.json        scores of the best network on the validation images
+
+Every file is written under another name and renamed: whatever happens, it is complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MODEL, CONFIG, SPLIT, HISTORY = "model.safetensors", "config.json", "split.json", "history.csv"
+CURVES, PREDICTIONS, METRICS = "curves.png", "predictions.png", "metrics.json"
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked for; the message says the way out."""
+
+
+def refuse_existing(run: str | Path) -> Path:
+    """Raise unless there is nothing at `run` yet, or an empty folder."""
+    run = Path(run)
+    if run.exists() and not (run.is_dir() and not any(run.iterdir())):
+        raise RunError(
+            f"{run} exists already, and nothing is overwritten. Choose another folder with --out, "
+            f"for example {free_name(run)}."
+        )
+    return run
+
+
+def free_name(run: Path) -> Path:
+    """`run` itself if there is nothing, else the first free one of RUN-2, RUN-3, ..."""
+    number, name = 1, run
+    while name.exists():
+        number += 1
+        name = run.with_name(f"{run.name}-{number}")
+    return name
+
+
+def model_path(run: str | Path) -> Path:
+    """The model file of a run folder; a model file itself is taken, too."""
+    run = Path(run)
+    if run.is_file():
+        return run
+    if not run.is_dir():
+        raise RunError(f"{run}: no such run folder. `minidl train DATA --out {run}` makes one.")
+    path = run / MODEL
+    if not path.is_file():
+        raise RunError(
+            f"{run}: a folder without {MODEL}: not a run, or one that ended before its first "
+            "validation."
+        )
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file that is complete under its name, whatever happens."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write JSON, as `write_text` does."""
+    return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def history_text(rows: Sequence[Mapping[str, float]]) -> str:
+    """Rows of a history as CSV; empty cells for NaN."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    return text.getvalue()
+
+
+def _cell(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "" if math.isnan(value) else f"{value:.6g}"

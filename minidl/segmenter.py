@@ -1,0 +1,190 @@
+"""A network together with all it takes to turn an image file into a mask file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl.checkpoint import load, save
+from minidl.data import MaskKind, Normaliser, pad_to_multiple
+from minidl.run import RunError
+from minidl.tensor import Tensor, no_grad
+
+MODELS = ("unet",)
+
+
+class ModelError(RunError):
+    """A model file that cannot be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Which network, and the arguments it is built with.
+
+    Attributes
+    ----------
+    model : {'unet'}
+    in_channels, num_classes : int
+    depth : int
+        Resolutions, 2 or more; each is half the one before.
+    root : int
+        Channels at full resolution; each resolution has twice those of the one before.
+    """
+
+    model: str
+    in_channels: int
+    num_classes: int
+    depth: int = 4
+    root: int = 16
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of an image must be a multiple of."""
+        return 2 ** (self.depth - 1)
+
+    def build(self) -> Any:
+        """A new network with random weights, from `minidl.manual_seed`."""
+        from minidl.models import UNet
+
+        if self.model not in MODELS:
+            raise ValueError(f"no model {self.model!r}, expected one of {', '.join(MODELS)}")
+        return UNet(self.in_channels, self.num_classes, depth=self.depth, root=self.root)
+
+
+@dataclass
+class Segmenter:
+    """What a model file holds.
+
+    Attributes
+    ----------
+    architecture : Architecture
+    model : nn.Module
+    normaliser : Normaliser
+        Of the training images.
+    mask_kind : MaskKind
+        Of the training masks, so that predictions can be files of the same kind.
+    class_names : tuple of str
+    foreground : tuple of int
+        See `metrics.foreground_classes`.
+    mask_ending : str
+        What the training masks' names had after their images': ``"_mask"`` or nothing.
+    """
+
+    architecture: Architecture
+    model: Any
+    normaliser: Normaliser
+    mask_kind: MaskKind
+    class_names: tuple[str, ...]
+    foreground: tuple[int, ...]
+    mask_ending: str = ""
+
+    def __call__(self, image: np.ndarray, name: object = "image") -> np.ndarray:
+        """Find the classes of an image.
+
+        Parameters
+        ----------
+        image : ndarray of shape (H, W, C)
+            As `data.read_image` returns it, of any size.
+        name : str or Path
+            Named in the error.
+
+        Returns
+        -------
+        ndarray of shape (H, W), int64
+            Class indices.
+
+        Raises
+        ------
+        DataError
+            If the image has other channels than the training images.
+        """
+        return scores_of(self.model, self.normaliser(image, name)).argmax(axis=-1)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a model file; under its name it is complete or does not exist."""
+        state = {
+            "architecture": asdict(self.architecture),
+            "normaliser": self.normaliser.to_dict(),
+            "mask_kind": self.mask_kind.to_dict(),
+            "class_names": self.class_names,
+            "foreground": self.foreground,
+            "mask_ending": self.mask_ending,
+            "weights": self.model.state_dict(),
+        }
+        save(path, state)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Segmenter:
+        """Read a model file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        ModelError
+            If it is damaged, or not a model file of minidl.
+        """
+        state = _read(Path(path))
+        try:
+            architecture = Architecture(**state["architecture"])
+            model = architecture.build()
+            model.load_state_dict(state["weights"])
+            model.eval()
+            return cls(
+                architecture,
+                model,
+                Normaliser.from_dict(state["normaliser"]),
+                MaskKind.from_dict(state["mask_kind"]),
+                tuple(state["class_names"]),
+                tuple(state["foreground"]),
+                state["mask_ending"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: not a model that this minidl can use: {error}") from error
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such model file")
+    try:
+        state = load(path)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    if not isinstance(state, dict) or not {"architecture", "weights"} <= state.keys():
+        raise ModelError(
+            f"{path}: does not say which network its weights are of. Use the model file of a run "
+            "folder that `minidl train` made."
+        )
+    return state
+
+
+def scores_of(model: Any, x: np.ndarray) -> np.ndarray:
+    """Apply a network to one whole image of any size.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (1, H, W, C) to scores (1, H, W, classes). If it has an attribute ``multiple``, sides
+        that are no multiple of it are mirrored beyond the edges, and the scores cut.
+    x : ndarray of shape (H, W, C), float32
+        Normalised.
+
+    Returns
+    -------
+    ndarray of shape (H, W, classes), float32
+        Computed as for predicting: with running statistics and without dropout.
+    """
+    padded, inside = pad_to_multiple(x, getattr(model, "multiple", 1))
+    training = model.training
+    model.eval()
+    try:
+        with no_grad():
+            scores = model(Tensor(padded[None]))
+    finally:
+        model.train(training)
+    return np.asarray(scores)[0][inside]

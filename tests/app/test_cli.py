@@ -1,0 +1,205 @@
+"""The command: what it prints, what it returns, and what it leaves."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import tifffile
+from discs import disc_picture, write_pairs
+
+import minidl
+from minidl import cli, recipe, train
+
+SMALL = [
+    "--root", "4", "--depth", "2", "--batch-size", "2", "--crop", "16", "--lr", "0.01",
+]  # fmt: skip
+
+
+def test_a_whole_job_by_commands(tmp_path, capsys):
+    data, run, out = write_pairs(tmp_path / "data"), tmp_path / "run", tmp_path / "out"
+    names = ["--class-names", "nothing,disc"]
+    assert cli.main(["train", str(data), "--out", str(run), "--steps", "25", *SMALL, *names]) == 0
+    said = capsys.readouterr().out
+    assert "8 pairs of image and mask" in said
+    assert re.search(r"step +25 .*val Dice 0\.\d+ ", said)
+    assert f"minidl predict {run} IMAGES" in said
+
+    scores = tmp_path / "scores"
+    files = ["--json", f"{scores}.json", "--csv", f"{scores}.csv"]
+    assert cli.main(["evaluate", str(run), str(data), *files]) == 0
+    said = capsys.readouterr().out
+    assert "val part of the run's own split, 2 images" in said
+    assert re.search(r"^disc +255 ", said, re.M)
+    assert json.loads((tmp_path / "scores.json").read_text())["images"] == 2
+    assert (tmp_path / "scores.csv").read_text().startswith("name,value,pixels")
+
+    tifffile.imwrite(tmp_path / "new.tif", disc_picture(70, (19, 23))[0])
+    assert cli.main(["predict", str(run), str(tmp_path / "new.tif"), "--out", str(out)]) == 0
+    assert "1 masks are in" in capsys.readouterr().out
+    assert tifffile.imread(out / "new_mask.tif").shape == (19, 23)
+
+
+def test_without_arguments_it_gives_an_overview(capsys):
+    assert cli.main([]) == 0
+    said = capsys.readouterr().out
+    for command in ("demo", "train", "evaluate", "predict"):
+        assert f"minidl {command}" in said
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"minidl {minidl.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["evaluate"], ["predict"]])
+def test_help_explains_itself_in_lines_of_a_terminal(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert cli.main([*command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(" ".join(["usage: minidl", *command]))
+    assert all(len(line) <= 100 for line in said.splitlines())
+    assert len(said.splitlines()) > 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bogus"], "invalid choice: 'bogus'"),
+        (["train"], "the following arguments are required: DATA"),
+        (["train", "x", "--steps", "0"], "--steps: '0', expected a whole number, 1 or more"),
+        (["train", "x", "--steps", "2.5"], "--steps: '2.5', expected a whole number"),
+        (["train", "x", "--minutes", "0"], "--minutes: '0', expected a number above 0"),
+        (["train", "x", "--minutes", "inf"], "--minutes: 'inf', expected a number above 0"),
+        (["train", "x", "--epochs", "-1"], "--epochs"),
+        (["train", "x", "--lr", "nan"], "--lr: 'nan', expected a number above 0"),
+        (["train", "x", "--lr", "high"], "--lr: 'high', expected a number above 0"),
+        (["train", "x", "--depth", "1"], "--depth: '1', expected a whole number, 2 or more"),
+        (["train", "x", "--root", "0"], "--root: '0', expected a whole number, 1 or more"),
+        (["train", "x", "--batch-size", "0"], "--batch-size: '0'"),
+        (["train", "x", "--crop", "-8"], "--crop"),
+        (["train", "x", "--seed", "-1"], "--seed"),
+        (["train", "x", "--threads", "0"], "--threads: '0'"),
+        (["train", "x", "--val-fraction", "1"], "expected a number between 0 and 1"),
+        (["train", "x", "--labels", "0,zero"], "two or more different whole numbers"),
+        (["train", "x", "--labels", "0,0"], "two or more different whole numbers"),
+        (["train", "x", "--model", "vgg"], "--model: invalid choice: 'vgg'"),
+        (["evaluate", "x", "y", "--split", "some"], "--split: invalid choice: 'some'"),
+        (["predict", "x", "y"], "the following arguments are required: --out"),
+        (["demo", "--steps", "many"], "--steps: 'many'"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_code_2(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+def fails(arguments, capsys, code=2):
+    """Run a command that must end with `code` and words; the words."""
+    assert cli.main([str(argument) for argument in arguments]) == code
+    words = capsys.readouterr().err
+    assert "Traceback" not in words
+    assert words.startswith(f"minidl {arguments[0]}: error: ")
+    return words
+
+
+def test_an_existing_run_is_refused(tiny_run, pairs_folder, capsys):
+    words = fails(["train", pairs_folder, "--out", tiny_run, "--steps", 1], capsys)
+    assert "exists already" in words
+    assert "--out" in words
+    assert len(words.splitlines()) == 1
+
+
+def test_data_problems_are_all_said(tmp_path, capsys):
+    data = write_pairs(tmp_path / "data")
+    (data / "f2_mask.tif").unlink()
+    (data / "f6.tif").write_bytes(b"")
+    words = fails(["train", data, "--out", tmp_path / "run", "--steps", 1], capsys)
+    assert "f2.tif" in words
+    assert "f6.tif" in words
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_folders_are_said(tiny_run, pairs_folder, tmp_path, capsys):
+    nowhere = tmp_path / "nowhere"
+    assert "nowhere" in fails(["train", nowhere, "--out", tmp_path / "run"], capsys)
+    assert "no such run folder" in fails(["evaluate", nowhere, pairs_folder], capsys)
+    assert "nowhere" in fails(["evaluate", tiny_run, nowhere], capsys)
+    assert "nowhere" in fails(["predict", tiny_run, nowhere, "--out", tmp_path / "o"], capsys)
+
+
+def test_a_crop_that_the_network_cannot_take_is_said(pairs_folder, tmp_path, capsys):
+    command = ["train", pairs_folder, "--out", tmp_path / "run", "--steps", 1, "--crop", 100]
+    assert "crop 100 is not a multiple of 8" in fails(command, capsys)
+
+
+def test_files_for_scores_are_not_overwritten(tiny_run, pairs_folder, tmp_path, capsys):
+    (tmp_path / "s.json").write_text("mine")
+    command = ["evaluate", tiny_run, pairs_folder, "--json", tmp_path / "s.json"]
+    assert "nothing is overwritten" in fails(command, capsys)
+    assert (tmp_path / "s.json").read_text() == "mine"
+
+
+def test_masks_are_not_overwritten(tiny_run, pairs_folder, capsys):
+    """The training masks themselves lie where the predictions would go."""
+    command = ["predict", tiny_run, pairs_folder, "--out", pairs_folder]
+    assert "8 of the masks exist already" in fails(command, capsys)
+
+
+def test_a_loss_that_is_not_finite_is_said_with_the_step(
+    pairs_folder, tmp_path, monkeypatch, capsys
+):
+    true = train.segmentation_loss
+    broken = lambda *a: true(*a) * float("nan")  # noqa: E731
+    monkeypatch.setattr(train, "segmentation_loss", broken)
+    command = ["train", pairs_folder, "--out", tmp_path / "run", "--steps", 3, *SMALL]
+    assert "the loss became nan at step 1" in fails(command, capsys, code=1)
+
+
+def test_ctrl_c_says_where_the_network_is(pairs_folder, tmp_path, monkeypatch, capsys):
+    def stepped(self, trainer):
+        if trainer.step == 12:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe._Recorder, "stepped", stepped)
+    run = tmp_path / "run"
+    command = ["train", str(pairs_folder), "--out", str(run), "--steps", "50", *SMALL]
+    assert cli.main(command) == 130
+    said = capsys.readouterr().out
+    assert "stopped by Ctrl-C after 12 steps" in said
+    assert f"best network so far is in {run / 'model.safetensors'}" in said
+
+
+def test_a_bug_keeps_its_traceback(tiny_run, pairs_folder, monkeypatch):
+    def buggy(*arguments):
+        raise ZeroDivisionError("bug")
+
+    monkeypatch.setattr("minidl.evaluate.evaluate_folder", buggy)
+    with pytest.raises(ZeroDivisionError, match="bug"):
+        cli.main(["evaluate", str(tiny_run), str(pairs_folder)])
+
+
+def test_threads_are_set(tiny_run, pairs_folder, threads, capsys):
+    assert cli.main(["evaluate", str(tiny_run), str(pairs_folder), "--threads", "1"]) == 0
+    assert minidl.get_num_threads() == 1
+
+
+def test_as_a_module_it_is_the_same_command():
+    command = [sys.executable, "-m", "minidl", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "minidl train DATA" in result.stdout
+    assert result.stderr == ""
+
+
+def test_help_does_not_load_what_is_heavy():
+    script = (
+        "import sys; from minidl import cli; cli.main(['train', '--help']); "
+        "print([m for m in ('numba', 'matplotlib', 'PIL', 'tifffile') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "[]"

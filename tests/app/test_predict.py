@@ -1,0 +1,140 @@
+"""From image files to mask files of the training masks' kind."""
+
+import numpy as np
+import pytest
+import tifffile
+from discs import disc_picture
+from PIL import Image
+
+from minidl.data import DataError, read_mask
+from minidl.predict import plan, predict_files
+from minidl.segmenter import Segmenter, scores_of
+
+
+@pytest.fixture
+def segmenter(tiny_run):
+    return Segmenter.load(tiny_run / "model.safetensors")
+
+
+def predict(segmenter, paths, out):
+    return predict_files(segmenter, plan(segmenter, paths, out))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 50), (24, 32), (33, 31)])
+def test_a_mask_has_its_images_size_and_the_training_masks_kind(segmenter, tmp_path, shape):
+    image = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "new.png")
+    (path,) = predict(segmenter, [tmp_path / "new.png"], tmp_path / "out" / "deep")
+    assert path == tmp_path / "out" / "deep" / "new_mask.tif"
+    raw = tifffile.imread(path)
+    assert raw.shape == shape
+    assert raw.dtype == np.uint8
+    assert set(np.unique(raw)) <= {0, 255}
+
+
+def test_the_mask_is_what_the_network_says(segmenter, tmp_path):
+    image, target = disc_picture(3)
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    (path,) = predict(segmenter, [tmp_path / "a.tif"], tmp_path / "out")
+    classes = segmenter(image[..., None])
+    np.testing.assert_array_equal(tifffile.imread(path), classes * 255)
+    overlap = 2 * (classes * target).sum() / (classes.sum() + target.sum())
+    assert overlap > 0.5  # the run has learnt something
+
+
+def test_a_size_that_does_not_halve_is_mirrored_not_stretched(segmenter, rng):
+    x = rng.standard_normal((9, 13, 1)).astype(np.float32)
+    padded = np.pad(x, ((0, 1), (0, 1), (0, 0)), mode="reflect")
+    expected = scores_of(segmenter.model, padded)[:9, :13]
+    np.testing.assert_array_equal(scores_of(segmenter.model, x), expected)
+
+
+def test_predicting_leaves_the_network_in_its_mode(segmenter):
+    segmenter.model.train()
+    scores_of(segmenter.model, np.zeros((4, 4, 1), np.float32))
+    assert segmenter.model.training
+    segmenter.model.eval()
+    scores_of(segmenter.model, np.zeros((4, 4, 1), np.float32))
+    assert not segmenter.model.training
+
+
+def test_every_page_of_a_tiff_is_predicted_into_one_tiff(segmenter, tmp_path):
+    pages = np.stack([disc_picture(index)[0] for index in range(3)])
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
+    (path,) = predict(segmenter, [tmp_path / "stack.tif"], tmp_path / "out")
+    masks = tifffile.imread(path)
+    assert masks.shape == pages.shape
+    for page, mask in zip(pages, masks, strict=True):
+        np.testing.assert_array_equal(mask, segmenter(page[..., None]) * 255)
+
+
+def test_a_folder_is_predicted_without_its_masks(segmenter, pairs_folder, tmp_path):
+    written = predict(segmenter, [pairs_folder], tmp_path)
+    assert [path.name for path in written] == [f"f{index}_mask.tif" for index in range(8)]
+
+
+def test_palette_masks_give_palette_masks(palette_run, tmp_path):
+    run, folder = palette_run
+    segmenter = Segmenter.load(run / "model.safetensors")
+    written = predict(segmenter, [folder], tmp_path)
+    assert [path.name for path in written] == [f"p{index}.png" for index in range(6)]
+    for index, path in enumerate(written):
+        with Image.open(path) as mask:
+            assert mask.mode == "P"
+            assert mask.size == (30, 21 + index)
+            assert mask.getpalette()[:9] == [0, 0, 0, 200, 30, 30, 30, 200, 30]
+        assert read_mask(path).max() <= 2
+
+
+def test_pages_go_to_files_of_their_own_where_masks_are_png(palette_run, tmp_path):
+    segmenter = Segmenter.load(palette_run[0] / "model.safetensors")
+    pages = np.zeros((2, 20, 30, 3), np.uint8)
+    pages[0, 3:9, 3:9] = 255, 0, 90
+    tifffile.imwrite(tmp_path / "s.tif", pages, photometric="rgb")
+    written = predict(segmenter, [tmp_path / "s.tif"], tmp_path / "out")
+    assert [path.name for path in written] == ["s_page0.png", "s_page1.png"]
+
+
+def test_nothing_is_overwritten_and_nothing_written_before_that_is_known(segmenter, tmp_path):
+    for name in ("a", "b"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", disc_picture(1)[0])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b_mask.tif").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"1 of the masks exist already.*b_mask\.tif"):
+        predict(segmenter, [tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b_mask.tif"]
+    assert (tmp_path / "out" / "b_mask.tif").read_text() == "mine"
+
+
+def test_two_images_for_one_mask_are_refused(segmenter, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "a.tif", disc_picture(1)[0])
+    with pytest.raises(DataError, match=r"would both be written to a_mask\.tif"):
+        plan(segmenter, [tmp_path / "one", tmp_path / "two"], tmp_path / "out")
+
+
+def test_an_out_that_is_a_file_is_refused(segmenter, pairs_folder, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(FileExistsError, match="is a file, expected a folder"):
+        plan(segmenter, [pairs_folder], tmp_path / "out")
+
+
+def test_colour_for_a_network_of_grey_is_refused_and_the_reverse(segmenter, palette_run, tmp_path):
+    colour = np.zeros((8, 8, 3), np.uint8)
+    colour[2:4] = 250, 10, 10
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    Image.fromarray(colour[..., 0]).save(tmp_path / "grey.png")
+    with pytest.raises(DataError, match=r"colour\.png: colour .*training images were grey"):
+        predict(segmenter, [tmp_path / "colour.png"], tmp_path / "out")
+    of_colour = Segmenter.load(palette_run[0] / "model.safetensors")
+    with pytest.raises(DataError, match=r"grey\.png: grey .*training images were colour"):
+        predict(of_colour, [tmp_path / "grey.png"], tmp_path / "out")
+
+
+def test_missing_and_broken_images_are_named(segmenter, tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        plan(segmenter, [tmp_path / "nowhere"], tmp_path / "out")
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 this is no picture")
+    with pytest.raises(DataError, match=r"broken\.tif"):
+        predict(segmenter, [tmp_path / "broken.tif"], tmp_path / "out")

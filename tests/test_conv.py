@@ -1,0 +1,207 @@
+"""The convolution kernels beyond the small shapes of the table: blocks, splits, algorithms."""
+
+import numpy as np
+import pytest
+import reference
+
+from minidl import Tensor
+from minidl import functional as F
+from minidl.kernels import conv
+
+DTYPES = [np.float32, np.float64]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+ALGORITHMS = ["gather", "winograd"] if hasattr(conv, "algorithm_for") else [None]
+
+
+def _normal(dtype, *shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def _near(result, expected, rtol):
+    assert result.shape == expected.shape
+    np.testing.assert_allclose(result, expected, rtol=0, atol=rtol * np.abs(expected).max())
+
+
+def _assert_conv(dtype, x_shape, w_shape, rtol, algorithm=None, **settings):
+    """Forward, with bias, and both gradients of the kernels against loops in float64."""
+    x, w = _normal(dtype, *x_shape), _normal(dtype, *w_shape, seed=1)
+    b = _normal(dtype, w_shape[-1], seed=2)
+    stride, dilation = settings.get("stride", 1), settings.get("dilation", 1)
+    padding, groups = settings.get("padding", 0), settings.get("groups", 1)
+    wide = [a.astype(np.float64) for a in (x, w, b)]
+    expected = reference.conv_nd(*wide, stride, padding, dilation, groups)
+    gy = _normal(dtype, *expected.shape, seed=3)
+    geometry = (1, stride, stride), (0, padding, padding), (1, dilation, dilation), groups
+    options = {"algorithm": algorithm} if algorithm else {}
+
+    def lifted(a):
+        return a[:, None]
+
+    size = (1, *expected.shape[1:-1])
+    y = conv.forward(lifted(x), w[None], b, *geometry, size, **options)[:, 0]
+    _near(y, expected, rtol)
+    size = (1, *x_shape[1:-1])
+    gx = conv.input_grad(lifted(gy), w[None], None, *geometry, size, **options)[:, 0]
+    full = x_shape[1] + 2 * padding - dilation * (w_shape[0] - 1) - 1
+    extra = [
+        (n + 2 * padding - dilation * (k - 1) - 1) % stride
+        for n, k in zip(x_shape[1:-1], w_shape, strict=False)
+    ]
+    assert full >= 0
+    back = reference.conv_transpose_nd(
+        gy.astype(np.float64), wide[1], None, stride, padding, extra, groups, dilation
+    )
+    _near(gx, back, rtol)
+    gw = conv.weight_grad(lifted(x), lifted(gy), (1, *w_shape[:2]), *geometry, **options)[0]
+    _near(gw, _weight_grad(wide[0], gy.astype(np.float64), w_shape, stride, padding, dilation,
+                           groups), rtol)  # fmt: skip
+
+
+def _weight_grad(x, gy, w_shape, stride, padding, dilation, groups):
+    """One tap after the other: pixels it sees, times the gradients of what they gave."""
+    x = np.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    gw = np.zeros(w_shape)
+    rows, columns = gy.shape[1:3]
+    for i, j in np.ndindex(*w_shape[:2]):
+        seen = x[:, i * dilation :: stride, j * dilation :: stride][:, :rows, :columns]
+        for g, (part, grad) in enumerate(
+            zip(np.split(seen, groups, -1), np.split(gy, groups, -1), strict=True)
+        ):
+            f = grad.shape[-1]
+            gw[i, j, :, g * f : (g + 1) * f] = np.tensordot(part, grad, ((0, 1, 2), (0, 1, 2)))
+    return gw
+
+
+BLOCKS = {
+    "many blocks of pixels": ((2, 23, 31, 3), (3, 3, 3, 5), {"padding": 1}),
+    "one more pixel than a block": ((1, 1, conv.ROW_BLOCK + 1, 2), (1, 1, 2, 3), {}),
+    "one more pixel than a sum": ((1, 1, conv.WEIGHT_BLOCK + 1, 2), (1, 1, 2, 3), {}),
+    "deeper than a block": ((1, 4, 5, 83), (3, 3, 83, 6), {"padding": 1}),
+    "weights in chunks": ((1, 5, 5, 90), (3, 3, 90, 200), {"padding": 1}),
+    "more registers than a tile": ((1, 6, 5, 8), (3, 3, 8, 130), {}),
+    "strided": ((2, 29, 30, 5), (3, 3, 5, 9), {"stride": 2, "padding": 1}),
+    "dilated": ((1, 24, 25, 5), (3, 3, 5, 9), {"dilation": 4, "padding": 4}),
+    "groups of many": ((1, 13, 12, 38), (3, 3, 19, 34), {"padding": 1, "groups": 2}),
+    "large kernel": ((1, 20, 20, 3), (11, 7, 3, 4), {"stride": 4, "padding": 2}),
+}
+
+
+@each_dtype
+@pytest.mark.parametrize("name", BLOCKS)
+def test_across_the_borders_of_blocks(name, dtype):
+    x_shape, w_shape, settings = BLOCKS[name]
+    rtol = 3e-6 if dtype == np.float32 else 1e-14
+    _assert_conv(dtype, x_shape, w_shape, rtol, "gather" if "gather" in ALGORITHMS else None,
+                 **settings)  # fmt: skip
+
+
+@pytest.mark.parametrize("f", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 49, 64, 65])
+@pytest.mark.parametrize("c", [1, 3, 16, 17])
+def test_every_number_of_channels(c, f):
+    _assert_conv(np.float32, (1, 5, 6, c), (2, 3, c, f), 3e-6)
+    _assert_conv(np.float64, (1, 5, 6, c), (2, 3, c, f), 1e-14)
+
+
+@pytest.mark.skipif("winograd" not in ALGORITHMS, reason="there is one algorithm only")
+@pytest.mark.parametrize("c, f", [(1, 1), (16, 16), (19, 35), (64, 33)])
+@pytest.mark.parametrize("h, w", [(1, 1), (3, 2), (4, 4), (5, 9), (13, 18), (30, 7)])
+@pytest.mark.parametrize("padding, dilation", [(1, 1), (0, 1), (2, 2), (2, 1)])
+def test_winograd_is_the_same_convolution(c, f, h, w, padding, dilation):
+    if min(h, w) + 2 * padding < 2 * dilation + 1:
+        return
+    _assert_conv(
+        np.float32, (2, h, w, c), (3, 3, c, f), 3e-5, "winograd",
+        padding=padding, dilation=dilation,
+    )  # fmt: skip
+
+
+@each_dtype
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_relu_in_the_output_stage(algorithm, dtype):
+    if algorithm == "winograd" and dtype == np.float64:
+        return
+    x, w = _normal(dtype, 1, 1, 9, 8, 20), _normal(dtype, 1, 3, 3, 20, 18, seed=1)
+    b = _normal(dtype, 18, seed=2)
+    setting = (x, w, b, (1, 1, 1), (0, 1, 1), (1, 1, 1), 1, (1, 9, 8))
+    options = {"algorithm": algorithm} if algorithm else {}
+    plain = conv.forward(*setting, **options)
+    assert (plain < 0).any()
+    rectified = conv.forward(*setting, relu=True, **options)
+    np.testing.assert_array_equal(rectified, np.maximum(plain, 0))
+
+
+def test_nan_and_infinity_go_where_they_are_seen():
+    x = np.zeros((1, 9, 9, 3), np.float32)
+    x[0, 4, 4, 1], x[0, 0, 0, 2] = np.nan, np.inf
+    w = np.ones((3, 3, 3, 4), np.float32)
+    y = F.conv2d(x, w, padding=1).data
+    nan = np.zeros(y.shape, bool)
+    nan[0, 3:6, 3:6] = True
+    np.testing.assert_array_equal(np.isnan(y), nan)
+    assert np.isinf(y[0, :2, :2]).all() and np.isfinite(y[0, 6:]).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("channels", [3, 64])
+def test_empty_batch(dtype, channels):
+    x = Tensor(np.zeros((0, 5, 5, channels), dtype), requires_grad=True)
+    w = Tensor(_normal(dtype, 3, 3, channels, channels), requires_grad=True)
+    b = Tensor(_normal(dtype, channels), requires_grad=True)
+    for f in (F.conv2d, F.conv_transpose2d):
+        w.grad = b.grad = None
+        y = f(x, w, b)
+        assert y.shape[0] == 0 and y.shape[-1] == channels
+        y.sum().backward()
+        np.testing.assert_array_equal(w.grad, np.zeros(w.shape))
+        np.testing.assert_array_equal(b.grad, np.zeros(channels))
+        assert x.grad.shape == x.shape
+
+
+@each_dtype
+def test_gradient_of_the_bias_is_the_sum_over_pixels(dtype):
+    for pixels in (1, 255, 256, 257, 40_000):
+        gy = _normal(dtype, 1, 1, 1, pixels, 19)
+        expected = gy.astype(np.float64).sum((0, 1, 2, 3))
+        rtol = 1e-5 if dtype == np.float32 else 1e-13
+        _near(conv.bias_grad(gy), expected, rtol)
+
+
+def test_weights_padded_to_whole_registers_stay_quiet():
+    """No garbage is summed beside the channels that count: NumPy would warn of overflows.
+
+    What is left in freed memory is made large first.
+    """
+    for seed in range(20):
+        waste = [np.full(size, 3e38, np.float32) for size in range(1 << 10, 1 << 15, 1 << 8)]
+        del waste
+        x, gy = _normal(np.float32, 2, 1, 20, 20, 8), _normal(np.float32, 2, 1, 20, 20, 41)
+        with np.errstate(all="raise"):
+            gw = conv.weight_grad(x, gy, (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1)
+        assert np.isfinite(gw).all(), seed
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_torch_agrees(dims):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(5)
+    size = (9, 8, 7)[:dims]
+    x = rng.standard_normal((2, *size, 4))
+    w = rng.standard_normal((*(3, 2, 3)[:dims], 2, 6))
+    b = rng.standard_normal(6)
+    settings = {"stride": 2, "padding": 1, "dilation": 1, "groups": 2}
+    ours = [Tensor(a, requires_grad=True) for a in (x, w, b)]
+    y = getattr(F, f"conv{dims}d")(*ours, **settings)
+    front, back = (0, dims + 1, *range(1, dims + 1)), (0, *range(2, dims + 2), 1)
+    kernel = (dims + 1, dims, *range(dims))
+    theirs = [
+        torch.tensor(a, requires_grad=True) for a in (x.transpose(front), w.transpose(kernel), b)
+    ]
+    expected = getattr(torch.nn.functional, f"conv{dims}d")(*theirs, **settings)
+    np.testing.assert_allclose(y.data, expected.detach().numpy().transpose(back), atol=1e-12)
+    gy = rng.standard_normal(y.shape)
+    y.backward(gy)
+    expected.backward(torch.tensor(gy.transpose(front)))
+    np.testing.assert_allclose(ours[0].grad, theirs[0].grad.numpy().transpose(back), atol=1e-12)
+    weight = theirs[1].grad.numpy().transpose(*range(2, dims + 2), 1, 0)
+    np.testing.assert_allclose(ours[1].grad, weight, atol=1e-12)
+    np.testing.assert_allclose(ours[2].grad, theirs[2].grad.numpy(), atol=1e-12)
