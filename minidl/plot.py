@@ -266,7 +266,7 @@ def _draw_scores(axis: Axes, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def _same(a: float, b: float) -> bool:
-    return a == b or (np.isnan(a) and np.isnan(b))
+    return a == b or bool(np.isnan(a) and np.isnan(b))
 
 
 def _tidy(axis: Axes) -> None:

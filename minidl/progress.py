@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -105,7 +106,11 @@ class Progress:
     def _show(self, line: str) -> None:
         # On a terminal the cursor is left at the start of the line: what others print to
         # standard error then begins there, too.
-        self._print(f"\r\033[K{line}\r" if self.live else f"{line}\n")
+        if self.live:
+            room = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be replaced
+            self._print(f"\r\033[K{line[:room]}\r")
+        else:
+            self._print(f"{line}\n")
 
     def _wipe(self) -> None:
         if self.live and self._present:

@@ -140,7 +140,9 @@ def train_into(run: Path, data: str | Path, options: Options, progress: Progress
     """As `train_folder`, into a folder that may exist, and without the scores and predictions."""
     report = looked_over(data, options, progress)
     split = split_pairs(report.pairs, data, options.val_fraction, options.seed)
-    progress.say(f"  split   {split.how} for training and validation")
+    progress.say(
+        f"  split   {len(split.train)} to train on, {len(split.val)} to validate on ({split.how})"
+    )
     progress.begin("reading the images")
     assert report.mask_kind is not None  # or there were errors
     train = Dataset(split.train, report.mask_kind)
@@ -277,7 +279,7 @@ def _plan_text(options: Options, settings: Settings, segmenter: Segmenter) -> st
     architecture = segmenter.architecture
     weights = sum(p.size for p in segmenter.model.parameters())
     budget = [
-        f"{value:g} {unit}"
+        f"{value:.3g} {unit}"
         for value, unit in (
             (settings.steps, "steps"),
             (settings.epochs, "epochs"),
@@ -285,13 +287,14 @@ def _plan_text(options: Options, settings: Settings, segmenter: Segmenter) -> st
         )
         if value is not None
     ]
-    crop = settings.crop
+    crop, front = settings.crop, [segmenter.class_names[i] for i in segmenter.foreground]
     return (
         f"  network {options.model}, depth {architecture.depth}, root {architecture.root}, "
         f"{weights:,} weights\n"
         f"  training for {' or '.join(budget)}, {settings.batch_size} crops of "
         f"{f'{crop[0]} x {crop[1]}' if crop else 'whole images'} a step, learning rate "
-        f"{settings.lr:g}"
+        f"{settings.lr:g}\n"
+        f"  val Dice is {'that' if len(front) == 1 else 'the mean'} of {listing(front)}"
     )
 
 

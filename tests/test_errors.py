@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from minidl import Tensor
+from minidl import Tensor, set_num_threads
 from minidl import functional as F
 from minidl.functional import check
 
@@ -288,7 +288,7 @@ def test_check_axes():
 
 
 def test_check_floating():
-    x, none, y = check.floating("f", x=[1.0], b=None, y=Tensor(_ones(2)))
+    x, none, y = check.floating("f", ("b",), x=[1.0], b=None, y=Tensor(_ones(2)))
     assert (x.dtype, none, y.shape) == (np.float32, None, (2,))
     with _raises(TypeError, "f: y must be floating, but has dtype int64. Convert it, for example "
                             "with y.astype('float32')."):  # fmt: skip
@@ -315,3 +315,14 @@ def test_check_floating():
 def test_numpys_own_errors_come_through(wrong):
     with pytest.raises((ValueError, IndexError, TypeError)):
         wrong(Tensor(_ones(2, 5)))
+
+
+def test_a_tensor_is_not_optional():
+    with pytest.raises(
+        TypeError, match=r"conv2d: weight must be a tensor or an array, but is None"
+    ):
+        F.conv2d(np.zeros((1, 4, 4, 1), np.float32), None)
+    with pytest.raises(TypeError, match=r"relu: x must be a tensor or an array, but is None"):
+        F.relu(None)
+    with pytest.raises(ValueError, match=r"set_num_threads: threads must be an integer >= 1"):
+        set_num_threads(2.5)

@@ -13,8 +13,11 @@ import numpy as np
 from minidl.tensor import Tensor, as_tensor
 
 
-def floating(function: str, **tensors: Any) -> tuple[Any, ...]:
-    """Tensors of one floating dtype, from named arguments; None stays None."""
+def floating(function: str, optional: Sequence[str] = (), /, **tensors: Any) -> tuple[Any, ...]:
+    """Tensors of one floating dtype, from named arguments; None stays None if it is `optional`."""
+    for name, x in tensors.items():
+        if x is None and name not in optional:
+            raise TypeError(f"{function}: {name} must be a tensor or an array, but is None.")
     converted = {name: x if x is None else as_tensor(x) for name, x in tensors.items()}
     present: dict[str, Tensor] = {name: x for name, x in converted.items() if x is not None}
     for name, x in present.items():

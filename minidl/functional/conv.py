@@ -156,7 +156,7 @@ def _check_channels(name, x, weight, bias, groups, wants, outputs) -> None:
 
 def _conv(axes, x, weight, bias, stride, padding, dilation, groups) -> Tensor:
     name = f"conv{axes}d"
-    x, weight, bias = check.floating(name, x=x, weight=weight, bias=bias)
+    x, weight, bias = check.floating(name, ("bias",), x=x, weight=weight, bias=bias)
     check.axes(name, "x", x, LAYOUTS[axes])
     check.axes(name, "weight", weight, WEIGHTS[axes])
     (groups,) = check.integers(name, "groups", groups, 1, 1)
@@ -174,7 +174,7 @@ def _conv(axes, x, weight, bias, stride, padding, dilation, groups) -> Tensor:
 
 def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, groups, dilation):
     name = f"conv_transpose{axes}d"
-    x, weight, bias = check.floating(name, x=x, weight=weight, bias=bias)
+    x, weight, bias = check.floating(name, ("bias",), x=x, weight=weight, bias=bias)
     check.axes(name, "x", x, LAYOUTS[axes])
     check.axes(name, "weight", weight, WEIGHTS[axes])
     if padding == "same":

@@ -60,7 +60,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
     ValueError
         If shapes do not fit each other.
     """
-    x, weight, bias = check.floating("linear", x=x, weight=weight, bias=bias)
+    x, weight, bias = check.floating("linear", ("bias",), x=x, weight=weight, bias=bias)
     check.axes("linear", "weight", weight, "C F")
     if x.ndim < 1 or x.shape[-1] != weight.shape[0]:
         raise ValueError(

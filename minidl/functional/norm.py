@@ -93,7 +93,9 @@ def batch_norm(
     Ioffe & Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal
     Covariate Shift, 2015, algorithm 1.
     """
-    x, weight, bias = check.floating("batch_norm", x=x, weight=weight, bias=bias)
+    x, weight, bias = check.floating(
+        "batch_norm", ("weight", "bias"), x=x, weight=weight, bias=bias
+    )
     channels = _channels_of("batch_norm", x, 2, 5)
     weight, bias = _affine("batch_norm", x, weight, bias, channels)
     _check_positive("batch_norm", "eps", eps)
@@ -215,7 +217,9 @@ def group_norm(
     ----------
     Wu & He, Group Normalization, 2018, equations 1 and 2.
     """
-    x, weight, bias = check.floating("group_norm", x=x, weight=weight, bias=bias)
+    x, weight, bias = check.floating(
+        "group_norm", ("weight", "bias"), x=x, weight=weight, bias=bias
+    )
     channels = _channels_of("group_norm", x, 2, 5)
     (groups,) = check.integers("group_norm", "num_groups", num_groups, 1, 1)
     if channels % groups:
@@ -256,7 +260,9 @@ def layer_norm(
     ----------
     Ba, Kiros, Hinton, Layer Normalization, 2016, equation 3.
     """
-    x, weight, bias = check.floating("layer_norm", x=x, weight=weight, bias=bias)
+    x, weight, bias = check.floating(
+        "layer_norm", ("weight", "bias"), x=x, weight=weight, bias=bias
+    )
     axes = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
     axes = check.integers("layer_norm", "normalized_shape", tuple(axes), len(axes), 1)
     if not axes or x.shape[-len(axes) :] != axes or not x.size:

@@ -72,6 +72,14 @@ def test_on_a_terminal_the_present_replaces_itself_and_vanishes_at_the_end():
     assert text == "\r\033[Kstep 1\r\r\033[Kkept\n\r\033[Kstep 2\r\r\033[K"
 
 
+def test_on_a_terminal_a_long_line_is_cut_so_that_it_can_be_replaced(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = Terminal()
+    with Progress(stream) as screen:
+        screen.begin("x" * 50)
+        assert stream.getvalue() == "\r\033[K" + "x" * 19 + "\r"
+
+
 def test_silent_says_nothing(capsys):
     with Progress(silent=True) as screen:
         screen.say("one")
