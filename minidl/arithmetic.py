@@ -270,8 +270,13 @@ class Concatenate(Function):
         self.axis = axis
 
     def forward(self, *arrays):
-        self.cuts = np.cumsum([array.shape[self.axis] for array in arrays])[:-1]
+        self.axis %= arrays[0].ndim
+        self.extents = [array.shape[self.axis] for array in arrays]
+        if self.axis == arrays[0].ndim - 1:
+            return kernels.join.join(arrays)
         return np.concatenate(arrays, axis=self.axis)
 
     def backward(self, gy):
-        return tuple(np.split(gy, self.cuts, axis=self.axis))
+        if self.axis == gy.ndim - 1:
+            return tuple(kernels.join.cut(gy, self.extents))
+        return tuple(np.split(gy, np.cumsum(self.extents)[:-1], axis=self.axis))
