@@ -67,8 +67,8 @@ def _strangers(counts: Counts, known: set[int | None]) -> list[Problem]:
             Problem(
                 f"unexpected label values (expected {expected})",
                 items,
-                "Correct these masks. If a value is a class of its own or means 'do not count', say "
-                "so with `labels` or `ignore`.",
+                "Correct these masks. If a value is a class of its own or means 'do not count', "
+                "say so with `labels` or `ignore`.",
             )
         ]
         if items

@@ -76,6 +76,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward(self, x).")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run `forward`; a ValueError or TypeError from inside names the layer by its path."""
         self._check_initialised()
         try:
             return self.forward(*args, **kwargs)
