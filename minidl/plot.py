@@ -135,7 +135,7 @@ def _draw_row(
 def _is_simple(target: np.ndarray) -> bool:
     """Whether few enough neighbours differ for an outline to show more than it hides."""
     changes = sum(np.count_nonzero(np.diff(target, axis=axis)) for axis in (0, 1))
-    return changes < 0.04 * target.size
+    return bool(changes < 0.04 * target.size)
 
 
 def _outline(axis: Axes, target: np.ndarray) -> None:
