@@ -128,7 +128,7 @@ def duration(seconds: float) -> str:
     """Seconds for people.
 
     >>> duration(7.2), duration(83), duration(4000)
-    ('7 s', '1:23 min', '1:07 h')
+    ('7 s', '1:23 min', '1:06 h')
     """
     seconds = round(seconds)
     if seconds < 60:

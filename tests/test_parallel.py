@@ -151,10 +151,15 @@ def test_interrupt_while_waiting_leaves_the_pool_usable(python_kernel):
         time.sleep(0.1)  # by now the caller waits for the workers
         signal.pthread_kill(caller, signal.SIGINT)
 
+    # A process that was started in the background ignores the signal: put Python's handler back.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        python_kernel(kernel, 12, 1e9)
-    release.set()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            python_kernel(kernel, 12, 1e9)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        release.set()
     done = np.zeros(40, int)
 
     def count(start, stop):
