@@ -222,8 +222,8 @@ def _add_budget(command: Any) -> None:
         "0 takes whole images",
     )  # fmt: skip
     group.add_argument(
-        "--lr", type=_positive, default=1e-3, metavar="RATE",
-        help="Adam's learning rate at the beginning, falling to a hundredth at the end (0.001)",
+        "--lr", type=_positive, default=2e-3, metavar="RATE",
+        help="Adam's learning rate at the beginning, falling to a hundredth at the end (0.002)",
     )  # fmt: skip
 
 

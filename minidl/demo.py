@@ -14,7 +14,7 @@ from minidl.progress import Progress
 from minidl.recipe import Options, train_into
 
 FRAMES = {"train": 96, "val": 18, "test": 36}
-STEPS = 250
+STEPS = 350
 SECONDS = 100  # for everything up to the end of training; a slow machine makes fewer steps
 
 OPTIONS: dict[str, Any] = {

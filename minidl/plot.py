@@ -279,11 +279,13 @@ def _tidy(axis: Axes) -> None:
 
 
 def _mark_best(axis: Axes, best: Mapping[str, float]) -> None:
+    left, right = axis.get_xlim()
+    late = best["step"] > (left + right) / 2
     axis.annotate(
         f"best {best['val_dice']:.3f}\nat step {best['step']:.0f}, kept",
-        (best["step"], best["val_dice"]), xytext=(-8, -26), textcoords="offset points",
-        ha="right", va="top", fontsize=8, color=INK,
-        arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.7},
+        (best["step"], 0.5), xytext=(-6 if late else 6, 0), textcoords="offset points",
+        ha="right" if late else "left", va="center", fontsize=8, color=INK,
+        bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1},
     )  # fmt: skip
 
 

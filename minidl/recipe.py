@@ -61,7 +61,7 @@ class Options:
     minutes: float | None = None
     batch_size: int = 4
     crop: int | None = None
-    lr: float = 1e-3
+    lr: float = 2e-3
     seed: int = 0
     val_fraction: float = 0.2
     labels: Sequence[int] | None = None

@@ -56,7 +56,7 @@ class Settings:
     minutes: float | None = None
     batch_size: int = 4
     crop: tuple[int, int] | None = (256, 256)
-    lr: float = 1e-3
+    lr: float = 2e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
