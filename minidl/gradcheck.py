@@ -55,7 +55,8 @@ def gradcheck(
         Takes tensors, returns a tensor or a tuple of them; or a module, whose parameters are
         checked as well. Constants, such as labels, are best closed over.
     inputs : Tensor or ndarray, or a tuple of them
-        The point to check at, floating. They are not changed.
+        The point to check at, floating. They are not changed. While a module is checked, its
+        parameters have the dtype of the first input.
     eps : float
         First step, followed by an eighth of it and so on where that disagrees. In single
         precision at least 1/16, because smaller steps drown in rounding.
@@ -91,11 +92,16 @@ def gradcheck(
     """
     names, tensors, call = _prepare(f, inputs)
     before = [(x.numpy(), x.grad) for x in tensors]
+    for name, x in zip(names, tensors, strict=True):
+        if name.startswith("parameter") and x.dtype != tensors[0].dtype:
+            x.data = x.numpy().astype(tensors[0].dtype)
     buffers = [(b, b.copy()) for _, b in getattr(f, "named_buffers", lambda: ())()]
     try:
         _Check(names, tensors, call, eps, atol, rtol).run()
     finally:
         for x, (array, grad) in zip(tensors, before, strict=True):
+            if x.dtype != array.dtype:
+                x.data = array
             x.data[...], x.grad = array, grad
         for buffer, values in buffers:
             buffer[...] = values

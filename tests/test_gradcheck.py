@@ -203,3 +203,21 @@ def test_what_cannot_be_checked_is_refused(f, x, error, message):
 def test_unused_input_is_named():
     with pytest.raises(GradcheckError, match="input 1 got no gradient: f does not use it"):
         gradcheck(lambda a, b: a * 2, (_numbers(2), _numbers(2)))
+
+
+def test_a_module_is_checked_in_the_precision_of_the_input():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    before = model.state_dict()
+    seen = []
+
+    def watched(x):
+        seen.append({p.dtype for p in model.parameters()})
+        return model(x)
+
+    watched.named_parameters = model.named_parameters
+    assert gradcheck(watched, _numbers(5, 3))
+    assert all(dtypes == {np.dtype(np.float64)} for dtypes in seen)
+    for name, value in model.state_dict().items():
+        assert value.dtype == before[name].dtype
+        if "running" not in name and "batches" not in name:
+            np.testing.assert_array_equal(value, before[name])
