@@ -222,6 +222,11 @@ def _add_budget(command: Any) -> None:
         "0 takes whole images",
     )  # fmt: skip
     group.add_argument(
+        "--augment", choices=("turns", "mirror", "none"), default="turns",
+        help="vary the crops by flips and right-angle turns (turns), by swapping left and right "
+        "only, for pictures that have a top, such as ultrasound (mirror), or not at all",
+    )  # fmt: skip
+    group.add_argument(
         "--lr", type=_positive, default=2e-3, metavar="RATE",
         help="Adam's learning rate at the beginning, falling to a hundredth at the end (0.002)",
     )  # fmt: skip

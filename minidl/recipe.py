@@ -40,6 +40,8 @@ class Options:
     crop : int, optional
         Side in pixels of the squares that are cut out of the images; 0 takes whole images. By
         itself 256, or what fits into the images.
+    augment : 'turns', 'mirror' or 'none'
+        How crops are varied; see `data.batches`.
     lr : float
         Learning rate at the beginning.
     seed : int
@@ -61,6 +63,7 @@ class Options:
     minutes: float | None = None
     batch_size: int = 4
     crop: int | None = None
+    augment: str = "turns"
     lr: float = 2e-3
     seed: int = 0
     val_fraction: float = 0.2
@@ -216,6 +219,7 @@ def resolve(options: Options, report: Report, architecture: Architecture) -> Set
         minutes=minutes,
         batch_size=options.batch_size,
         crop=_crop(options.crop, report.sizes, architecture.multiple),
+        augment=options.augment,
         lr=options.lr,
         seed=options.seed,
     )

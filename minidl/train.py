@@ -44,6 +44,8 @@ class Settings:
         Crops in a step.
     crop : (int, int) or None
         Height and width of what is cut out of an image at random; None takes whole images.
+    augment : 'turns', 'mirror' or 'none'
+        How crops are varied; see `data.batches`.
     lr : float
         Adam's learning rate at the beginning. It falls along half a cosine to a hundredth at the
         end of the budget, also if that is a time.
@@ -56,6 +58,7 @@ class Settings:
     minutes: float | None = None
     batch_size: int = 4
     crop: tuple[int, int] | None = (256, 256)
+    augment: str = "turns"
     lr: float = 2e-3
     seed: int = 0
 
@@ -185,8 +188,9 @@ class Trainer:
         self._start = time.monotonic()
         settings = self.settings
         stream = batches(
-            self.train, settings.batch_size, settings.crop, settings.seed, steps=self.last_step
-        )
+            self.train, settings.batch_size, settings.crop, settings.seed,
+            steps=self.last_step, augment=settings.augment,
+        )  # fmt: skip
         try:
             with prefetch(stream) as ready:
                 self._loop(ready)

@@ -17,6 +17,7 @@ from .masks import IGNORE_INDEX, MaskKind
 from .normalise import Normaliser
 from .pairs import Pair
 
+AUGMENTATIONS = ("turns", "mirror", "none")
 _ORDER, _SAMPLE = 0, 1  # so that the two uses of one seed do not share random numbers
 
 
@@ -117,7 +118,7 @@ def batches(
     *,
     steps: int | None = None,
     start: int = 0,
-    augment: bool = True,
+    augment: str = "turns",
     brightness: float = 0.0,
     contrast: float = 0.0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -143,9 +144,10 @@ def batches(
     start : int
         Number of the first step, to continue a run: the batches are those that a run from 0
         would have had.
-    augment : bool
-        Flip and turn by right angles at random (whole oblong images by half turns only). Without
-        it only the crop's place is random.
+    augment : 'turns', 'mirror' or 'none'
+        'turns' flips and turns by right angles at random (whole oblong images by half turns only),
+        for pictures that have no top; 'mirror' swaps left and right only, for those that have one,
+        as ultrasound; with 'none' only the crop's place is random.
     brightness : float
         Largest shift added to an image, in standard deviations of the training images.
     contrast : float
@@ -166,6 +168,8 @@ def batches(
         If a file cannot be used.
     """
     _check_arguments(batch_size, crop, seed, start, steps, brightness, contrast)
+    if augment not in AUGMENTATIONS:
+        raise ValueError(f"batches: augment={augment!r}, expected one of {AUGMENTATIONS}")
     cut = _Cut(dataset, crop, seed, augment, brightness, contrast)
     return _stream(cut, batch_size, start, steps)
 
@@ -221,7 +225,7 @@ class _Cut:
         dataset: Dataset,
         crop: int | tuple[int, int] | None,
         seed: int,
-        augment: bool,
+        augment: str,
         brightness: float,
         contrast: float,
     ) -> None:
@@ -255,7 +259,8 @@ class _Cut:
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
         if self.crop is None and shape[0] != shape[1]:
             turns -= turns % 2
-        return (turns, flip) if self.augment else (0, False)
+        allowed = {"turns": (turns, flip), "mirror": (0, flip), "none": (0, False)}
+        return allowed[self.augment]
 
     def _jitter(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.contrast:

@@ -62,7 +62,7 @@ def test_small_image_is_mirrored(tmp_path):
     save(tmp_path / "a.png", image)
     save(tmp_path / "a_mask.png", np.zeros((2, 3), np.uint8))
     dataset = Dataset(find_pairs(tmp_path), MaskKind(), PLAIN)
-    x, y = next(batches(dataset, 1, (4, 5), augment=False))
+    x, y = next(batches(dataset, 1, (4, 5), augment="none"))
     (top, *_), (left, *_) = np.nonzero(y[0] == 0)
     rows, columns = ([0, 1, 0, 1, 0], [0, 1, 2, 1, 0, 1, 2])
     expected = image[np.ix_(rows[top % 2 :][:4], [columns[(c - left) % 4] for c in range(5)])]
@@ -104,7 +104,19 @@ def test_all_eight_turns_occur_and_none_without_augment(tmp_path):
     dataset = Dataset(find_pairs(tmp_path), MaskKind(), PLAIN)
     seen = {x.tobytes() for x, _ in batches(dataset, 1, None, steps=100)}
     assert len(seen) == 8
-    assert len({x.tobytes() for x, _ in batches(dataset, 1, None, steps=9, augment=False)}) == 1
+    assert len({x.tobytes() for x, _ in batches(dataset, 1, None, steps=9, augment="none")}) == 1
+
+
+def test_mirroring_keeps_what_is_on_top(tmp_path):
+    save(tmp_path / "a.png", np.arange(9, dtype=np.uint8).reshape(3, 3))
+    save(tmp_path / "a_mask.png", np.zeros((3, 3), np.uint8))
+    dataset = Dataset(find_pairs(tmp_path), MaskKind(), PLAIN)
+    seen = {x[0, ..., 0].astype(int).tobytes() for x, _ in batches(
+        dataset, 1, None, steps=30, augment="mirror")}  # fmt: skip
+    plain = np.arange(9).reshape(3, 3)
+    assert seen == {plain.tobytes(), plain[:, ::-1].tobytes()}
+    with pytest.raises(ValueError, match=r"batches: augment='flip', expected one of \('turns'"):
+        batches(dataset, 1, None, augment="flip")
 
 
 def test_whole_oblong_images_keep_their_shape(tmp_path):
