@@ -247,7 +247,8 @@ def _naming(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # decoders raise everything from SyntaxError to struct.error
-        reason = f"{error}".replace(str(path), "").strip() or type(error).__name__
+        reason = f"{error}".replace(f" {str(path)!r}", "").replace(str(path), "").strip()
+        reason = reason or type(error).__name__
         raise DataError(
             f"{path}: cannot be read as an image, it is damaged, truncated or of another format "
             f"({reason}). Copy it again from its source, or take it out of the folder."
