@@ -48,6 +48,13 @@ class Convolution(Function):
         self.out_size = (1,) * (3 - len(out_size)) + out_size
         return None if b is None else np.ascontiguousarray(b)
 
+    def backward(self, gy):
+        gy = lift(gy, 1)
+        gx = self._input_grad(gy).reshape(self.x_shape) if self.needs[0] else None
+        gw = self._weight_grad(gy).reshape(self.w_shape) if self.needs[1] else None
+        gb = (kernels.conv.bias_grad(gy),) if len(self.needs) > 2 else ()
+        return gx, gw, *gb
+
 
 class Conv(Convolution):
     def __init__(self, windows: list[Window], groups: int) -> None:
@@ -60,18 +67,12 @@ class Conv(Convolution):
         y = kernels.conv.forward(self.x, self.w, b, *self.geometry, self.out_size)
         return y.reshape(len(x), *out, w.shape[-1])
 
-    def backward(self, gy):
-        gx = gw = None
-        gy = lift(gy, 1)
-        if self.needs[0]:
-            size = self.x.shape[1:-1]
-            gx = kernels.conv.input_grad(gy, self.w, None, *self.geometry, size)
-            gx = gx.reshape(self.x_shape)
-        if self.needs[1]:
-            gw = kernels.conv.weight_grad(self.x, gy, self.kernel_size, *self.geometry)
-            gw = gw.reshape(self.w_shape)
-        gb = (kernels.conv.bias_grad(gy),) if len(self.needs) > 2 else ()
-        return gx, gw, *gb
+    def _input_grad(self, gy):
+        size = self.x.shape[1:-1]
+        return kernels.conv.input_grad(gy, self.w, None, *self.geometry, size)
+
+    def _weight_grad(self, gy):
+        return kernels.conv.weight_grad(self.x, gy, self.kernel_size, *self.geometry)
 
 
 class ConvTranspose(Convolution):
@@ -84,18 +85,12 @@ class ConvTranspose(Convolution):
         y = kernels.conv.input_grad(self.x, self.w, b, *self.geometry, self.out_size)
         return y.reshape(len(x), *self.size, y.shape[-1])
 
-    def backward(self, gy):
-        gx = gw = None
-        gy = lift(gy, 1)
-        if self.needs[0]:
-            size = self.x.shape[1:-1]
-            gx = kernels.conv.forward(gy, self.w, None, *self.geometry, size)
-            gx = gx.reshape(self.x_shape)
-        if self.needs[1]:
-            gw = kernels.conv.weight_grad(gy, self.x, self.kernel_size, *self.geometry)
-            gw = gw.reshape(self.w_shape)
-        gb = (kernels.conv.bias_grad(gy),) if len(self.needs) > 2 else ()
-        return gx, gw, *gb
+    def _input_grad(self, gy):
+        size = self.x.shape[1:-1]
+        return kernels.conv.forward(gy, self.w, None, *self.geometry, size)
+
+    def _weight_grad(self, gy):
+        return kernels.conv.weight_grad(gy, self.x, self.kernel_size, *self.geometry)
 
 
 def _padding(name: str, padding: Any, size: tuple, windows: list[Window]) -> list[Window]:
