@@ -84,14 +84,16 @@ def peak_gflops() -> float:
     """What the micro-kernel reaches on one core with everything in its first cache."""
     from minidl.kernels import gemm, simd
 
-    depth, width = 512, 3 * simd.FLOAT32_LANES
-    a = np.ones(gemm.TILE_ROWS * depth, np.float32)
+    rows, depth, width = gemm.ROW_BLOCK, 256, gemm.TILE_VECTORS * simd.FLOAT32_LANES
+    a = np.ones(depth, np.float32)  # one and the same row, again and again
     b = np.ones(depth * width, np.float32)
-    c = np.zeros(gemm.TILE_ROWS * width, np.float32)
+    c = np.zeros(rows * width, np.float32)
 
     def tiles() -> None:
         for _ in range(20):
-            gemm.multiply_block(a, 0, 0, 1, b, 0, width, 3, c, 0, width, 96, depth, False)
+            gemm.multiply_block(
+                a, 0, 0, 1, b, 0, width, gemm.TILE_VECTORS, c, 0, width, rows, depth, False
+            )
 
     times = []
     tiles()
@@ -99,7 +101,7 @@ def peak_gflops() -> float:
         start = time.perf_counter()
         tiles()
         times.append(time.perf_counter() - start)
-    return 20 * 2 * 96 * depth * width / min(times) / 1e9
+    return 20 * 2 * rows * depth * width / min(times) / 1e9
 
 
 def machine() -> dict[str, str]:

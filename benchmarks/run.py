@@ -94,7 +94,8 @@ def main() -> None:
     rows = []
     for threads in arguments.threads:
         rows += measure(arguments.groups or list(workloads.GROUPS), threads, arguments.seconds)
-        rows.sort(key=lambda row: [r.name for r in rows].index(row.name))
+        names = [row.name for row in rows]
+        rows = sorted(rows, key=lambda row: names.index(row.name))
         table = markdown(rows, peak, machine)
         (arguments.out / "table.md").write_text(table)
         record = {"machine": machine, "peak_gflops": peak, "rows": [vars(row) for row in rows]}

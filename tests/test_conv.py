@@ -10,7 +10,7 @@ from minidl.kernels import conv
 
 DTYPES = [np.float32, np.float64]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-ALGORITHMS = ["gather", "winograd"] if hasattr(conv, "algorithm_for") else [None]
+ALGORITHMS = ["direct", "winograd"]
 
 
 def _normal(dtype, *shape, seed=0):
@@ -32,7 +32,7 @@ def _assert_conv(dtype, x_shape, w_shape, rtol, algorithm=None, **settings):
     expected = reference.conv_nd(*wide, stride, padding, dilation, groups)
     gy = _normal(dtype, *expected.shape, seed=3)
     geometry = (1, stride, stride), (0, padding, padding), (1, dilation, dilation), groups
-    options = {"algorithm": algorithm} if algorithm else {}
+    options = {"algorithm": algorithm}
 
     def lifted(a):
         return a[:, None]
@@ -74,9 +74,14 @@ def _weight_grad(x, gy, w_shape, stride, padding, dilation, groups):
 
 BLOCKS = {
     "many blocks of pixels": ((2, 23, 31, 3), (3, 3, 3, 5), {"padding": 1}),
-    "one more pixel than a block": ((1, 1, conv.ROW_BLOCK + 1, 2), (1, 1, 2, 3), {}),
-    "one more pixel than a sum": ((1, 1, conv.WEIGHT_BLOCK + 1, 2), (1, 1, 2, 3), {}),
-    "deeper than a block": ((1, 4, 5, 83), (3, 3, 83, 6), {"padding": 1}),
+    "one more pixel than a block": ((1, 1, conv.BLOCK_PIXELS + 1, 2), (1, 1, 2, 3), {}),
+    "one less pixel than a block": ((1, 1, conv.BLOCK_PIXELS - 1, 2), (1, 1, 2, 3), {}),
+    "deeper than a block": ((1, 4, 5, 151), (3, 3, 151, 6), {"padding": 1}),
+    "runs longer than a block": ((1, 4, 5, 433), (3, 3, 433, 6), {"padding": 1}),
+    "runs that cannot be divided": ((1, 2, 3, 1283), (1, 1, 1283, 6), {}),
+    "weights in parts of runs": ((1, 3, 4, 450), (2, 2, 450, 250), {"padding": 1}),
+    "more padding than image": ((1, 2, 3, 5), (3, 3, 5, 7), {"padding": 9}),
+    "taps that are never inside": ((2, 4, 5, 17), (3, 3, 17, 9), {"padding": 7, "dilation": 7}),
     "weights in chunks": ((1, 5, 5, 90), (3, 3, 90, 200), {"padding": 1}),
     "more registers than a tile": ((1, 6, 5, 8), (3, 3, 8, 130), {}),
     "strided": ((2, 29, 30, 5), (3, 3, 5, 9), {"stride": 2, "padding": 1}),
@@ -91,8 +96,7 @@ BLOCKS = {
 def test_across_the_borders_of_blocks(name, dtype):
     x_shape, w_shape, settings = BLOCKS[name]
     rtol = 3e-6 if dtype == np.float32 else 1e-14
-    _assert_conv(dtype, x_shape, w_shape, rtol, "gather" if "gather" in ALGORITHMS else None,
-                 **settings)  # fmt: skip
+    _assert_conv(dtype, x_shape, w_shape, rtol, "direct", **settings)
 
 
 @pytest.mark.parametrize("f", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 49, 64, 65])
@@ -102,7 +106,6 @@ def test_every_number_of_channels(c, f):
     _assert_conv(np.float64, (1, 5, 6, c), (2, 3, c, f), 1e-14)
 
 
-@pytest.mark.skipif("winograd" not in ALGORITHMS, reason="there is one algorithm only")
 @pytest.mark.parametrize("c, f", [(1, 1), (16, 16), (19, 35), (64, 33)])
 @pytest.mark.parametrize("h, w", [(1, 1), (3, 2), (4, 4), (5, 9), (13, 18), (30, 7)])
 @pytest.mark.parametrize("padding, dilation", [(1, 1), (0, 1), (2, 2), (2, 1)])
@@ -123,7 +126,7 @@ def test_relu_in_the_output_stage(algorithm, dtype):
     x, w = _normal(dtype, 1, 1, 9, 8, 20), _normal(dtype, 1, 3, 3, 20, 18, seed=1)
     b = _normal(dtype, 18, seed=2)
     setting = (x, w, b, (1, 1, 1), (0, 1, 1), (1, 1, 1), 1, (1, 9, 8))
-    options = {"algorithm": algorithm} if algorithm else {}
+    options = {"algorithm": algorithm}
     plain = conv.forward(*setting, **options)
     assert (plain < 0).any()
     rectified = conv.forward(*setting, relu=True, **options)

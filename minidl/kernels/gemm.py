@@ -6,9 +6,10 @@ every step it loads one row of B (a few vectors) and multiplies it with one numb
 row of the tile, so each number loaded is used many times: the product is limited by arithmetic and
 not by memory. (Goto & van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008.)
 
-B is packed: cut into panels as wide as a tile, each panel contiguous along the depth, the last one
-padded with zeros. A may have any strides, so that the same kernel reads it by rows (pixels by
-channels) or by columns (for weight gradients).
+B is cut into panels as wide as a tile, the last one padded with zeros. A may have any strides, so
+that the same kernel reads it by rows (pixels by channels) or by columns (for weight gradients). And
+the depth may consist of several *runs*, each with its own place in A and B: the taps of a
+convolution, for which A is an image as it stands and no matrix of patches is ever made.
 """
 
 import numpy as np
@@ -24,105 +25,165 @@ TILE_ROWS, TILE_VECTORS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
 ROW_BLOCK = 12 * TILE_ROWS  # rows of A that are worked on together, small enough for the cache
 # As arguments between kernels: a plain 0 or 1 would have them compiled for that very value.
 ZERO, ONE = np.int64(0), np.int64(1)
-DEPTH_BLOCK = 640  # steps of depth between two visits to C
+ONE_RUN = np.zeros(1, np.int64)  # the places of a depth in one piece
 
 
-def _emit_tile(rows: int, vectors: int):
-    """Make the micro-kernel for tiles of `rows` x `vectors` registers."""
+def _emit_tile(rows: int, vectors: int, share: int = 1):
+    """Make the micro-kernel for tiles of `rows` x `vectors` registers.
+
+    With a `share` of 2 only half of a register is used: right for as few columns.
+    """
 
     @intrinsic
-    def tile(typingctx, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, depth, add):
-        """``C (+)= A @ B`` for one tile; every matrix is a flat array, a position, and strides."""
+    def tile(
+        typingctx, a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
+        start, start_at, start_row, c, c_at, c_row, relu,
+    ):  # fmt: skip
+        """``C = start + A @ B`` for one tile, over a depth of `runs` runs of `run` steps."""
 
         def codegen(context, builder, signature, args):
-            a_, a_at_, a_row_, a_step_, b_, b_at_, b_step_, c_, c_at_, c_row_, depth_, add_ = args
-            kind = simd.vector_ir(c.dtype)
+            (
+                a_, a_at_, a_row_, a_step_, a_runs_, b_, b_at_, b_step_, b_runs_, runs_, run_,
+                start_, start_at_, start_row_, c_, c_at_, c_row_, relu_,
+            ) = args  # fmt: skip
+            kind = ir.VectorType(*_element_and_lanes(c.dtype, share))
             scalar, align = kind.element, c.dtype.bitwidth // 8
             index = a_at_.type
 
             def number(value):
                 return ir.Constant(index, value)
 
+            def vector_at(start, offset):
+                pointer = builder.gep(start, [offset])
+                return builder.bitcast(pointer, kind.as_pointer())
+
+            def loop(name, count):
+                """Enter a block to be repeated `count` times; its counter and its way back."""
+                origin = builder.block
+                block = builder.append_basic_block(name)
+                builder.branch(block)
+                builder.position_at_end(block)
+                counter = builder.phi(index)
+                counter.add_incoming(number(0), origin)
+
+                def leave():
+                    following = builder.add(counter, number(1))
+                    counter.add_incoming(following, builder.block)
+                    done = builder.append_basic_block(name + ".done")
+                    again = builder.icmp_signed("<", following, count)
+                    origin = builder.block
+                    builder.cbranch(again, block, done)
+                    builder.position_at_end(done)
+                    return origin
+
+                return origin, counter, leave
+
+            def carried(values, origin):
+                sums = [builder.phi(value.type) for value in values]
+                for total, value in zip(sums, values, strict=True):
+                    total.add_incoming(value, origin)
+                return sums
+
+            def hidden(pointer):
+                """The pointer, of which the optimiser does not know where it came from.
+
+                It would keep one for each row of the tile, more than there are registers.
+                """
+                kind = ir.FunctionType(pointer.type, [pointer.type])
+                return builder.asm(kind, "", "=r,0", [pointer], side_effect=False)
+
+            def carry(sums, values, origin):
+                for total, value in zip(sums, values, strict=True):
+                    total.add_incoming(value, origin)
+
+            def tile_of(array_type, array, at, row):
+                first = simd.address(builder, context, array_type, array, at, scalar)
+                return [
+                    vector_at(first, builder.add(builder.mul(number(i), row), number(v * lanes)))
+                    for i in range(rows)
+                    for v in range(vectors)
+                ]
+
+            lanes = kind.count
             a_start = simd.address(builder, context, a, a_, a_at_, scalar)
             b_start = simd.address(builder, context, b, b_, b_at_, scalar)
-            c_start = simd.address(builder, context, c, c_, c_at_, scalar)
-            c_vectors = [
-                builder.bitcast(
-                    builder.gep(
-                        c_start,
-                        [builder.add(builder.mul(number(i), c_row_), number(v * kind.count))],
-                    ),
-                    kind.as_pointer(),
-                )
-                for i in range(rows)
-                for v in range(vectors)
-            ]
-            zeros = ir.Constant(kind, None)
+            a_rows = [builder.mul(number(i), a_row_) for i in range(rows)]
             before = [
-                builder.select(add_, builder.load(pointer, align=align), zeros)
-                for pointer in c_vectors
+                builder.load(pointer, align=align)
+                for pointer in tile_of(start, start_, start_at_, start_row_)
             ]
 
-            entry = builder.block
-            loop = builder.append_basic_block("depth")
-            done = builder.append_basic_block("done")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            k = builder.phi(index)
-            sums = [builder.phi(kind) for _ in before]
-            a_k = builder.gep(a_start, [builder.mul(k, a_step_)])
-            b_k = builder.gep(b_start, [builder.mul(k, b_step_)])
+            origin, r, leave_run = loop("run", runs_)
+            outer = carried(before, origin)
+            a_jump = builder.load(simd.address(builder, context, a_runs, a_runs_, r, index))
+            b_jump = builder.load(simd.address(builder, context, b_runs, b_runs_, r, index))
+            a_run, b_run = builder.gep(a_start, [a_jump]), builder.gep(b_start, [b_jump])
+
+            origin, _, leave_step = loop("step", run_)
+            sums = carried(outer, origin)
+            (a_k,), (b_k,) = carried([a_run], origin), carried([b_run], origin)
             b_row = [
-                builder.load(
-                    builder.bitcast(builder.gep(b_k, [number(v * kind.count)]), kind.as_pointer()),
-                    align=align,
-                )
+                builder.load(vector_at(b_k, number(v * lanes)), align=align)
                 for v in range(vectors)
             ]
             after = []
             for i in range(rows):
-                element = builder.load(builder.gep(a_k, [builder.mul(number(i), a_row_)]))
+                element = builder.load(builder.gep(a_k, [a_rows[i]]))
                 factor = simd.splat_ir(builder, element, kind)
                 for v in range(vectors):
                     after.append(
                         simd.fused_multiply_add(builder, factor, b_row[v], sums[i * vectors + v])
                     )
-            following = builder.add(k, number(1))
-            k.add_incoming(number(0), entry)
-            k.add_incoming(following, loop)
-            for total, start, end in zip(sums, before, after, strict=True):
-                total.add_incoming(start, entry)
-                total.add_incoming(end, loop)
-            builder.cbranch(builder.icmp_signed("<", following, depth_), loop, done)
-            builder.position_at_end(done)
-            for total, pointer in zip(after, c_vectors, strict=True):
-                builder.store(total, pointer, align=align)
+            following = [hidden(builder.gep(a_k, [a_step_])), hidden(builder.gep(b_k, [b_step_]))]
+            origin = leave_step()
+            carry([a_k, b_k], following, origin)
+            carry(sums, after, origin)
+            carry(outer, after, leave_run())
+            lowest = ir.Constant(kind, [float("-inf")] * lanes)
+            floor = builder.select(relu_, ir.Constant(kind, None), lowest)
+            for total, pointer in zip(after, tile_of(c, c_, c_at_, c_row_), strict=True):
+                below = builder.fcmp_ordered("<", total, floor)  # false for NaN, which stays
+                builder.store(builder.select(below, floor, total), pointer, align=align)
             return context.get_dummy_value()
 
         i8 = types.intp
-        return types.void(a, i8, i8, i8, b, i8, i8, c, i8, i8, i8, types.boolean), codegen
+        return types.void(
+            a, i8, i8, i8, a_runs, b, i8, i8, b_runs, i8, i8, start, i8, i8, c, i8, i8, types.boolean
+        ), codegen
 
     return tile
+
+
+def _element_and_lanes(dtype, share):
+    kind = simd.vector_ir(dtype)
+    return kind.element, kind.count // share
 
 
 tile_1 = _emit_tile(TILE_ROWS, 1)
 tile_2 = _emit_tile(TILE_ROWS, 2)
 tile_3 = _emit_tile(TILE_ROWS, 3)
+tile_half = _emit_tile(TILE_ROWS, 1, share=2)
 
 if DISABLED:  # the micro-kernel on ndarrays
 
-    def _tile(vectors):
-        def tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, depth, add):
-            columns = np.arange(vectors * simd.lanes_of(c.dtype))
-            rows, steps = np.arange(TILE_ROWS)[:, None], np.arange(depth)
-            left = a[a_at + rows * a_row + steps * a_step]
-            right = b[b_at + steps[:, None] * b_step + columns]
-            before = c[c_at + rows * c_row + columns] if add else 0
-            c[c_at + rows * c_row + columns] = before + left @ right
+    def _tile(vectors, share=1):
+        def tile(
+            a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
+            start, start_at, start_row, c, c_at, c_row, relu,
+        ):  # fmt: skip
+            columns = np.arange(vectors * simd.lanes_of(c.dtype) // share)
+            rows, steps = np.arange(TILE_ROWS)[:, None], np.arange(run)
+            total = start[start_at + rows * start_row + columns]
+            for r in range(runs):
+                left = a[a_at + a_runs[r] + rows * a_row + steps * a_step]
+                right = b[b_at + b_runs[r] + steps[:, None] * b_step + columns]
+                total = total + left @ right
+            total = np.where(total < 0, 0, total) if relu else total
+            c[c_at + rows * c_row + columns] = total
 
         return tile
 
-    tile_1, tile_2, tile_3 = _tile(1), _tile(2), _tile(3)
+    tile_1, tile_2, tile_3, tile_half = _tile(1), _tile(2), _tile(3), _tile(1, 2)
 
 
 def vectors_for(columns: int, dtype: np.dtype) -> int:
@@ -144,20 +205,41 @@ def panel_start(panel, vectors):
 
 @kernel
 def multiply_block(
-    a, a_at, a_row, a_step, b, b_at, b_step, vectors, c, c_at, c_row, rows, depth, add
-):
-    """``C = A @ B``, or ``C += A @ B`` where `add`, `vectors` <= 3 registers wide.
+    a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run, width,
+    start, start_at, start_row, c, c_at, c_row, rows, relu,
+):  # fmt: skip
+    """``C = start + A @ B`` over a depth of `runs` times `run` steps, negative numbers 0 if `relu`.
 
-    `rows` are rounded up to whole tiles: A must be readable and C writable so far.
+    Step k of run r reads ``A[i] = a[a_at + a_runs[r] + i * a_row + k * a_step]`` and the `width`
+    numbers at ``b[b_at + b_runs[r] + k * b_step]``; the width is half a register, or one, two or
+    three. There is at least one step. Row i of the start is at ``start_at + i * start_row``: 0 for
+    a row distance adds the same to all, and C itself as start adds to it.
+
+    `rows` are rounded up to whole tiles: A and the start must be readable and C writable so far.
     """
+    lanes = simd.lanes(c)
     for i in range(0, rows, TILE_ROWS):
-        a_i, c_i = a_at + i * a_row, c_at + i * c_row
-        if vectors == 3:
-            tile_3(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth, add)
-        elif vectors == 2:
-            tile_2(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth, add)
+        a_i, start_i, c_i = a_at + i * a_row, start_at + i * start_row, c_at + i * c_row
+        if width == 3 * lanes:
+            tile_3(
+                a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
+                start, start_i, start_row, c, c_i, c_row, relu,
+            )  # fmt: skip
+        elif width == 2 * lanes:
+            tile_2(
+                a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
+                start, start_i, start_row, c, c_i, c_row, relu,
+            )  # fmt: skip
+        elif width == lanes:
+            tile_1(
+                a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
+                start, start_i, start_row, c, c_i, c_row, relu,
+            )  # fmt: skip
         else:
-            tile_1(a, a_i, a_row, a_step, b, b_at, b_step, c, c_i, c_row, depth, add)
+            tile_half(
+                a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
+                start, start_i, start_row, c, c_i, c_row, relu,
+            )  # fmt: skip
 
 
 @kernel

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba.core import cgutils, config, types
 from numba.extending import intrinsic, models, overload, register_model
 
-from minidl.kernels.jit import DISABLED
+from minidl.kernels.jit import DISABLED, kernel
 
 
 def _host_features() -> set[str]:
@@ -32,6 +32,7 @@ FEATURES = _host_features()
 REGISTER_BYTES = 64 if "avx512f" in FEATURES else 32 if "avx" in FEATURES else 16
 REGISTERS = 32 if "avx512f" in FEATURES or "neon" in FEATURES else 16
 FLOAT32_LANES = REGISTER_BYTES // 4
+LINE_BYTES = 64  # of a cache
 # Where there is no fused multiply-add, asking for one calls a library function for each lane.
 HAS_FMA = bool(FEATURES & {"fma", "avx512f", "neon"})
 
@@ -275,6 +276,18 @@ _arithmetic("fmul", operator.mul, operator.imul)
 def lanes_of(dtype: np.dtype) -> int:
     """Number of elements of `dtype` in a register."""
     return REGISTER_BYTES // np.dtype(dtype).itemsize
+
+
+@kernel
+def room(count, like):
+    """Room for `count` numbers of the dtype of `like`, from the beginning of a cache line on.
+
+    A register is as wide as a line, and one that is stored across two cannot be loaded again
+    before it has left the store queue.
+    """
+    whole = np.empty(count + LINE_BYTES // like.itemsize, like.dtype)
+    skip = -whole.ctypes.data % LINE_BYTES // like.itemsize
+    return whole[skip : skip + count]
 
 
 if DISABLED:  # the same functions on small ndarrays

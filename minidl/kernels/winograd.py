@@ -300,6 +300,7 @@ def multiply(
     stride = TILE_BLOCK * widest + lanes
     products = np.empty(ELEMENTS * stride, y.dtype)
     half = np.empty(OUT * IN * lanes, y.dtype)
+    zeros = np.zeros(widest, y.dtype)
     for task in range(start, stop):
         tile = task % blocks * TILE_BLOCK
         rows = min(TILE_BLOCK, count - tile)
@@ -311,9 +312,11 @@ def multiply(
             transform_kernels(weight, channels, features, channel, depth, feature, columns, kernels)
             for e in range(ELEMENTS):
                 gemm.multiply_block(
-                    data, e * plane + tile * row + channel, row, gemm.ONE,
-                    kernels, e * depth * columns, columns, vectors,
-                    products, e * stride, columns, rows, depth, channel > 0,
+                    data, e * plane + tile * row + channel, row, gemm.ONE, gemm.ONE_RUN,
+                    kernels, e * depth * columns, columns, gemm.ONE_RUN, gemm.ONE, depth, columns,
+                    products if channel else zeros, e * stride if channel else 0,
+                    columns if channel else 0,
+                    products, e * stride, columns, rows, False,
                 )  # fmt: skip
         for t in range(rows):
             write_tile(
@@ -404,6 +407,7 @@ def accumulate(start, stop, x, gy, count, add, sums):
     blocks = (channels + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK
     x_row, gy_row = x.shape[2], gy.shape[2]
     a, b, out = x.reshape(x.size), gy.reshape(gy.size), sums.reshape(sums.size)
+    zeros = np.zeros(gemm.TILE_VECTORS * lanes, sums.dtype)
     for task in range(start, stop):
         part = task // (blocks * panels)
         channel = task // panels % blocks * CHANNEL_BLOCK
@@ -414,11 +418,13 @@ def accumulate(start, stop, x, gy, count, add, sums):
         if depth == 0:  # the last chunk may have fewer tiles than parts; the first never has
             continue
         for e in range(ELEMENTS):
+            to = ((part * ELEMENTS + e) * channels + channel) * features + v * lanes
             gemm.multiply_block(
-                a, (e * x.shape[1] + tile) * x_row + channel, gemm.ONE, x_row,
-                b, (e * gy.shape[1] + tile) * gy_row + v * lanes, gy_row, width,
-                out, ((part * ELEMENTS + e) * channels + channel) * features + v * lanes,
-                features, min(CHANNEL_BLOCK, channels - channel), depth, add,
+                a, (e * x.shape[1] + tile) * x_row + channel, gemm.ONE, x_row, gemm.ONE_RUN,
+                b, (e * gy.shape[1] + tile) * gy_row + v * lanes, gy_row, gemm.ONE_RUN,
+                gemm.ONE, depth, width * lanes,
+                out if add else zeros, to if add else 0, features if add else 0,
+                out, to, features, min(CHANNEL_BLOCK, channels - channel), False,
             )  # fmt: skip
 
 
