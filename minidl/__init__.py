@@ -11,6 +11,7 @@ from minidl.checkpoint import load, save  # noqa: E402
 from minidl.function import Function  # noqa: E402
 from minidl.gradcheck import GradcheckError, gradcheck  # noqa: E402
 from minidl.kernels.parallel import get_num_threads, set_num_threads  # noqa: E402
+from minidl.profile import profile  # noqa: E402
 from minidl.random import manual_seed  # noqa: E402
 from minidl.tensor import Tensor, apply, is_grad_enabled, no_grad  # noqa: E402
 
@@ -30,6 +31,7 @@ __all__ = [
     "nn",
     "no_grad",
     "optim",
+    "profile",
     "save",
     "set_num_threads",
 ]

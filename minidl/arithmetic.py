@@ -131,6 +131,8 @@ class Sigmoid(Function):
 
 
 class Relu(Function):
+    fresh_gradients = True
+
     def forward(self, x):
         self.y = kernels.elementwise.relu(x)
         return self.y

@@ -21,6 +21,7 @@ minidl: deep learning for image segmentation on an ordinary computer
   minidl train DATA --out RUN          train one on a folder of images and masks of your own
   minidl evaluate RUN DATA             score it
   minidl predict RUN IMAGES --out DIR  make masks for new images
+  minidl profile                       see where the time of a training step goes
 
 DATA has NAME.tif beside NAME_mask.tif, or images/ beside masks/ with the same names.
 Each command explains itself: minidl train --help
@@ -56,6 +57,15 @@ it. A "-" means that a class does not occur.
 PREDICT = """\
 Write a mask for each image: of its size, and a file of the kind that the training masks
 were, with the same values. Every page of a multi-page TIFF is predicted.
+"""
+
+PROFILE = """\
+Measure where the time of a training step goes, or of an inference: by layer and by kernel, as
+means over the steps. The rows of each table add up to the whole step.
+
+The network is that of RUN, or a new one built from the arguments. It works on random numbers;
+a training step is a forward pass, cross-entropy, a backward pass and Adam. MB are the sizes of
+the arrays that a kernel is given, and GB/s what it moves if it touches each of them once.
 """
 
 
@@ -112,6 +122,18 @@ def _values(text: str) -> tuple[int, ...]:
     return values
 
 
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) != 4 or min(shape) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}, expected four whole numbers, 1 or more, such as 4,256,256,1"
+        )
+    return shape
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
@@ -128,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", parser_class=_Parser, prog="minidl"
     )
-    for add in (_add_demo, _add_train, _add_evaluate, _add_predict):
+    for add in (_add_demo, _add_train, _add_evaluate, _add_predict, _add_profile):
         add(commands)
     return top
 
@@ -193,7 +215,7 @@ def _add_train(commands: Any) -> None:
     _add_common(command, seed=True)
 
 
-def _add_network(command: Any) -> None:
+def _add_network(command: Any) -> Any:
     group = command.add_argument_group("network")
     group.add_argument("--model", choices=MODELS, default="unet", help="which network (unet)")
     group.add_argument(
@@ -204,6 +226,7 @@ def _add_network(command: Any) -> None:
         "--depth", type=_depth, default=4, metavar="N",
         help="number of resolutions, each half the one before (4)",
     )  # fmt: skip
+    return group
 
 
 def _add_budget(command: Any) -> None:
@@ -292,6 +315,37 @@ def _add_predict(commands: Any) -> None:
     _add_common(command, seed=False)
 
 
+def _add_profile(commands: Any) -> None:
+    command = _command(
+        commands,
+        "profile",
+        _profile,
+        "[RUN] [--input N,H,W,C] [options]",
+        "see where the time of a training step goes",
+        PROFILE,
+    )
+    command.add_argument(
+        "run_folder", type=Path, nargs="?", metavar="RUN", help="run folder, or a model file"
+    )
+    command.add_argument(
+        "--input", type=_shape, metavar="N,H,W,C",
+        help="images, height, width, channels (4,256,256 and the channels of RUN, or 1)",
+    )  # fmt: skip
+    command.add_argument(
+        "--inference", action="store_true", help="measure predictions in place of training"
+    )
+    command.add_argument(
+        "--steps", type=_count, default=5, metavar="N", help="measured, after two that are not (5)"
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write all as JSON")
+    group = _add_network(command)
+    group.add_argument("--classes", type=_count, metavar="N", help="classes to tell apart (2)")
+    group.add_argument("--no-batch-norm", action="store_true", help="no batch normalisation")
+    # None, so that one can see which were given: those of a run are not to be changed.
+    command.set_defaults(model=None, root=None, depth=None)
+    _add_common(command, seed=False)
+
+
 # ---- commands -------------------------------------------------------------------------------
 
 
@@ -366,6 +420,57 @@ def _predict(arguments: argparse.Namespace) -> int:
         written = predict_files(segmenter, jobs, _Narrator(progress, len(jobs)))
     print(f"{len(written)} masks are in {arguments.out}")
     return 0
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    if arguments.json is not None and arguments.json.exists():
+        raise FileExistsError(f"{arguments.json} exists already, and nothing is overwritten.")
+    what = "inference" if arguments.inference else "a training step"
+    print(f"minidl profile: {what} of {arguments.run_folder or 'a new network'}", flush=True)
+    from minidl.profile import inference_step, profile, training_step
+    from minidl.progress import Progress
+    from minidl.run import RunError, write_text
+
+    make = inference_step if arguments.inference else training_step
+    with Progress() as progress:
+        progress.begin("first step; kernels are compiled once and kept for later runs")
+        model, channels = _profiled_network(arguments)
+        shape = arguments.input or (4, 256, 256, channels)
+        try:
+            step = make(model, shape)
+            step()
+        except ValueError as error:  # an input that does not fit the network
+            raise RunError(f"--input {','.join(map(str, shape))}: {error}") from error
+        progress.begin("measuring")
+        result = profile(step, model, arguments.steps, warm_up=1)
+    print(f"\n{type(model).__name__}, input {' x '.join(map(str, shape))}, {result.text()}")
+    if arguments.json is not None:
+        write_text(arguments.json, result.json())
+    return 0
+
+
+def _profiled_network(arguments: argparse.Namespace) -> tuple[Any, int]:
+    """The network of the run, or a new one, and the channels of its images."""
+    from minidl.models import UNet
+    from minidl.run import RunError, model_path
+    from minidl.segmenter import Segmenter
+
+    names = {"model": "unet", "root": 16, "depth": 4, "classes": 2, "no_batch_norm": False}
+    if arguments.run_folder is None:
+        chosen = {name: getattr(arguments, name) or value for name, value in names.items()}
+        channels = arguments.input[-1] if arguments.input else 1
+        model = UNet(
+            channels, chosen["classes"], chosen["depth"], chosen["root"],
+            batch_norm=not chosen["no_batch_norm"],
+        )  # fmt: skip
+        return model, channels
+    if given := [name for name in names if getattr(arguments, name)]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise RunError(
+            f"{options}: the network of {arguments.run_folder} is what it is. Leave off."
+        )
+    segmenter = Segmenter.load(model_path(arguments.run_folder))
+    return segmenter.model, segmenter.architecture.in_channels
 
 
 class _Narrator:

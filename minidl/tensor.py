@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from minidl.function import Function
 
 Axes = int | Sequence[int] | None
 _thread = threading.local()  # recording is switched for each thread by itself
+# Called, where there is one, as listener(function, method, *arrays) in place of method(*arrays),
+# a function's forward or backward; it must return what that does. `minidl.profile` listens here.
+listener: Callable[..., Any] | None = None
 
 
 @contextlib.contextmanager
@@ -109,12 +112,17 @@ def apply(function: Function, *inputs: Any) -> Tensor:
     tensors = [as_tensor(x) for x in inputs]
     recording = is_grad_enabled()
     function.needs = tuple(recording and x.requires_grad for x in tensors)
-    result = function.forward(*(x._storage.array for x in tensors))
+    result = _call(function, function.forward, *(x._storage.array for x in tensors))
     if function.records:
         return Tensor._wrap(result, _Node(function, tensors, result))
     if any(np.may_share_memory(result, x._storage.array) for x in tensors):
         result = result.copy()  # no node would keep the input, and so this view, from being written
     return Tensor._wrap(result, None)
+
+
+def _call(function: Function, method: Callable[..., Any], *arrays: np.ndarray) -> Any:
+    heard = listener
+    return method(*arrays) if heard is None else heard(function, method, *arrays)
 
 
 def as_tensor(x: Any) -> Tensor:
@@ -295,7 +303,7 @@ class Tensor:
             )
         start = self._check_gradient(gradient)
         if self._node is None:
-            _add_to_leaf(self, start)
+            _add_to_leaf(self, start.copy())  # what a leaf keeps is the user's
         else:
             _walk_back(self._node, start)
 
@@ -307,7 +315,7 @@ class Tensor:
                     "Reduce it first, for example with sum(), or pass its gradient."
                 )
             return np.ones(self.shape, self.dtype)
-        gradient = np.array(gradient, dtype=self.dtype)
+        gradient = np.asarray(gradient, dtype=self.dtype)
         if gradient.shape != self.shape:
             raise ValueError(
                 f"backward: gradient has shape {gradient.shape}, but the tensor {self.shape}."
@@ -554,7 +562,7 @@ def _walk_back(root: _Node, gradient: np.ndarray) -> None:
 
 def _input_gradients(node: _Node, gy: np.ndarray) -> list:
     """Run backward of one node and release it; pairs of source and gradient."""
-    parts = node.function.backward(gy)
+    parts = _call(node.function, node.function.backward, gy)
     if not isinstance(parts, tuple | list) or len(parts) != len(node.sources):
         came = len(parts) if isinstance(parts, tuple | list) else type(parts).__name__
         raise RuntimeError(

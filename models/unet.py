@@ -48,6 +48,7 @@ class DoubleConv(nn.Module):
     ) -> None:
         super().__init__()
         settings: dict[str, Any] = {"padding": padding, "bias": not batch_norm, "rng": rng}
+        settings["activation"] = None if batch_norm else "relu"
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, **settings)
         self.norm1 = _norm(out_channels, batch_norm)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, **settings)
@@ -55,12 +56,12 @@ class DoubleConv(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """(N, H, W, in_channels) to (N, OH, OW, out_channels)."""
-        x = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(x)))
+        x = self.norm1(self.conv1(x))
+        return self.norm2(self.conv2(x))
 
 
 def _norm(channels: int, batch_norm: bool) -> nn.Module:
-    return nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
+    return nn.BatchNorm2d(channels, activation="relu") if batch_norm else nn.Identity()
 
 
 def crop_and_concatenate(skip: Any, up: Any) -> Any:

@@ -6,7 +6,7 @@ import reference
 
 from minidl import Tensor
 from minidl import functional as F
-from minidl.kernels import conv
+from minidl.kernels import bias, conv
 
 DTYPES = [np.float32, np.float64]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
@@ -166,7 +166,7 @@ def test_gradient_of_the_bias_is_the_sum_over_pixels(dtype):
         gy = _normal(dtype, 1, 1, 1, pixels, 19)
         expected = gy.astype(np.float64).sum((0, 1, 2, 3))
         rtol = 1e-5 if dtype == np.float32 else 1e-13
-        _near(conv.bias_grad(gy), expected, rtol)
+        _near(bias.grad(gy), expected, rtol)
 
 
 def test_weights_padded_to_whole_registers_stay_quiet():

@@ -29,6 +29,8 @@ def relu(x: Any) -> Tensor:
 
 
 class LeakyRelu(Function):
+    fresh_gradients = True
+
     def __init__(self, slope: float) -> None:
         self.slope = slope
 
@@ -98,6 +100,8 @@ def elu(x: Any, alpha: float = 1.0) -> Tensor:
 
 
 class Gelu(Function):
+    fresh_gradients = True
+
     def forward(self, x):
         self.x = x
         return kernels.elementwise.gelu(x)

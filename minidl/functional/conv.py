@@ -14,6 +14,7 @@ from minidl.geometry import Window
 from minidl.tensor import Tensor, apply
 
 LAYOUTS = {1: "N L C", 2: "N H W C", 3: "N D H W C"}
+ACTIVATIONS = (None, "relu")
 WEIGHTS = {1: "K C F", 2: "KH KW C F", 3: "KD KH KW C F"}
 
 
@@ -32,7 +33,8 @@ class Convolution(Function):
 
     fresh_gradients = True
 
-    def __init__(self, windows: list[Window], groups: int) -> None:
+    def __init__(self, windows: list[Window], groups: int, relu: bool) -> None:
+        self.relu = relu
         windows = [Window(1)] * (3 - len(windows)) + windows
         self.kernel_size = tuple(w.kernel for w in windows)
         self.geometry = (
@@ -48,24 +50,34 @@ class Convolution(Function):
         self.out_size = (1,) * (3 - len(out_size)) + out_size
         return None if b is None else np.ascontiguousarray(b)
 
+    def _keep(self, y):
+        """The result, which backward needs if a ReLU has cut it."""
+        self.y = y if self.relu else None
+        return y
+
     def backward(self, gy):
+        if self.relu:
+            gy, sums = kernels.bias.relu_grad(self.y, gy)
         gy = lift(gy, 1)
         gx = self._input_grad(gy).reshape(self.x_shape) if self.needs[0] else None
         gw = self._weight_grad(gy).reshape(self.w_shape) if self.needs[1] else None
-        gb = (kernels.conv.bias_grad(gy),) if len(self.needs) > 2 else ()
-        return gx, gw, *gb
+        if len(self.needs) < 3:
+            return gx, gw
+        return gx, gw, sums if self.relu else kernels.bias.grad(gy)
 
 
 class Conv(Convolution):
-    def __init__(self, windows: list[Window], groups: int) -> None:
-        super().__init__(windows, groups)
+    def __init__(self, windows: list[Window], groups: int, relu: bool) -> None:
+        super().__init__(windows, groups, relu)
         self.windows = windows
 
     def forward(self, x, w, b=None):
         out = tuple(v.out_size(n) for v, n in zip(self.windows, x.shape[1:], strict=False))
         b = self._save(x, w, b, out)
-        y = kernels.conv.forward(self.x, self.w, b, *self.geometry, self.out_size)
-        return y.reshape(len(x), *out, w.shape[-1])
+        y = kernels.conv.forward(
+            self.x, self.w, b, *self.geometry, self.out_size, relu=self.relu
+        )
+        return self._keep(y.reshape(len(x), *out, w.shape[-1]))
 
     def _input_grad(self, gy):
         size = self.x.shape[1:-1]
@@ -76,14 +88,18 @@ class Conv(Convolution):
 
 
 class ConvTranspose(Convolution):
-    def __init__(self, windows: list[Window], groups: int, out_size: tuple[int, ...]) -> None:
-        super().__init__(windows, groups)
+    def __init__(
+        self, windows: list[Window], groups: int, relu: bool, out_size: tuple[int, ...]
+    ) -> None:
+        super().__init__(windows, groups, relu)
         self.size = out_size
 
     def forward(self, x, w, b=None):
         b = self._save(x, w, b, self.size)
-        y = kernels.conv.input_grad(self.x, self.w, b, *self.geometry, self.out_size)
-        return y.reshape(len(x), *self.size, y.shape[-1])
+        y = kernels.conv.input_grad(
+            self.x, self.w, b, *self.geometry, self.out_size, relu=self.relu
+        )
+        return self._keep(y.reshape(len(x), *self.size, y.shape[-1]))
 
     def _input_grad(self, gy):
         size = self.x.shape[1:-1]
@@ -149,12 +165,13 @@ def _check_channels(name, x, weight, bias, groups, wants, outputs) -> None:
         raise ValueError(f"{name}: bias must have shape ({outputs},), but has {bias.shape}.")
 
 
-def _conv(axes, x, weight, bias, stride, padding, dilation, groups) -> Tensor:
+def _conv(axes, x, weight, bias, stride, padding, dilation, groups, activation) -> Tensor:
     name = f"conv{axes}d"
     x, weight, bias = check.floating(name, ("bias",), x=x, weight=weight, bias=bias)
     check.axes(name, "x", x, LAYOUTS[axes])
     check.axes(name, "weight", weight, WEIGHTS[axes])
     (groups,) = check.integers(name, "groups", groups, 1, 1)
+    check.choice(name, "activation", activation, ACTIVATIONS)
     windows = _windows(name, x, weight, stride, padding, dilation)
     _check_channels(name, x, weight, bias, groups, weight.shape[-2] * groups, weight.shape[-1])
     for size, window in zip(x.shape[1:-1], windows, strict=True):
@@ -164,10 +181,13 @@ def _conv(axes, x, weight, bias, stride, padding, dilation, groups) -> Tensor:
                 f"padding {window.before} and {window.after}; x has shape {x.shape}. "
                 "Use a larger input, more padding or less dilation."
             )
-    return apply(Conv(windows, groups), x, weight, *([] if bias is None else [bias]))
+    function = Conv(windows, groups, activation == "relu")
+    return apply(function, x, weight, *([] if bias is None else [bias]))
 
 
-def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, groups, dilation):
+def _conv_transpose(
+    axes, x, weight, bias, stride, padding, output_padding, groups, dilation, activation
+):  # fmt: skip
     name = f"conv_transpose{axes}d"
     x, weight, bias = check.floating(name, ("bias",), x=x, weight=weight, bias=bias)
     check.axes(name, "x", x, LAYOUTS[axes])
@@ -178,6 +198,7 @@ def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, grou
             "Give numbers; stride * size results from kernel = stride and padding 0."
         )
     (groups,) = check.integers(name, "groups", groups, 1, 1)
+    check.choice(name, "activation", activation, ACTIVATIONS)
     windows = _windows(name, x, weight, stride, padding, dilation)
     outputs = weight.shape[-2] * groups
     _check_channels(name, x, weight, bias, groups, weight.shape[-1], outputs)
@@ -195,13 +216,13 @@ def _conv_transpose(axes, x, weight, bias, stride, padding, output_padding, grou
             f"{name}: the output would have size {out_size}; x has shape {x.shape}. "
             "Use less padding."
         )
-    function = ConvTranspose(windows, groups, out_size)
+    function = ConvTranspose(windows, groups, activation == "relu", out_size)
     return apply(function, x, weight, *([] if bias is None else [bias]))
 
 
 def conv1d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    dilation: Any = 1, groups: int = 1,
+    dilation: Any = 1, groups: int = 1, *, activation: str | None = None,
 ) -> Tensor:  # fmt: skip
     """Convolution of sequences; see `conv2d`, with one spatial axis in place of two.
 
@@ -210,19 +231,19 @@ def conv1d(
     x : (N, L, C) Tensor
     weight : (K, C // groups, F) Tensor
     bias : (F,) Tensor, optional
-    stride, padding, dilation, groups
+    stride, padding, dilation, groups, activation
         As for `conv2d`. A causal convolution has ``padding=((dilation * (K - 1), 0),)``.
 
     Returns
     -------
     (N, OL, F) Tensor
     """
-    return _conv(1, x, weight, bias, stride, padding, dilation, groups)
+    return _conv(1, x, weight, bias, stride, padding, dilation, groups, activation)
 
 
 def conv2d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    dilation: Any = 1, groups: int = 1,
+    dilation: Any = 1, groups: int = 1, *, activation: str | None = None,
 ) -> Tensor:  # fmt: skip
     """Convolution of images, as networks use the word: the kernel is not flipped.
 
@@ -243,6 +264,8 @@ def conv2d(
         Input pixels from one tap of the kernel to the next.
     groups : int
         Channels are divided into so many groups, each with its own kernels.
+    activation : None or 'relu'
+        'relu' gives ``relu(conv2d(...))``, without a pass over memory of its own.
 
     Returns
     -------
@@ -261,12 +284,12 @@ def conv2d(
     Dumoulin & Visin, A guide to convolution arithmetic for deep learning, 2016,
     relationships 6 and 15.
     """
-    return _conv(2, x, weight, bias, stride, padding, dilation, groups)
+    return _conv(2, x, weight, bias, stride, padding, dilation, groups, activation)
 
 
 def conv3d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    dilation: Any = 1, groups: int = 1,
+    dilation: Any = 1, groups: int = 1, *, activation: str | None = None,
 ) -> Tensor:  # fmt: skip
     """Convolution of volumes; see `conv2d`, with three spatial axes in place of two.
 
@@ -275,19 +298,20 @@ def conv3d(
     x : (N, D, H, W, C) Tensor
     weight : (KD, KH, KW, C // groups, F) Tensor
     bias : (F,) Tensor, optional
-    stride, padding, dilation, groups
+    stride, padding, dilation, groups, activation
         As for `conv2d`.
 
     Returns
     -------
     (N, OD, OH, OW, F) Tensor
     """
-    return _conv(3, x, weight, bias, stride, padding, dilation, groups)
+    return _conv(3, x, weight, bias, stride, padding, dilation, groups, activation)
 
 
 def conv_transpose1d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1, *,
+    activation: str | None = None,
 ) -> Tensor:  # fmt: skip
     """Transposed convolution of sequences; see `conv_transpose2d`.
 
@@ -296,19 +320,22 @@ def conv_transpose1d(
     x : (N, L, C) Tensor
     weight : (K, F // groups, C) Tensor
     bias : (F,) Tensor, optional
-    stride, padding, output_padding, groups, dilation
+    stride, padding, output_padding, groups, dilation, activation
         As for `conv_transpose2d`.
 
     Returns
     -------
     (N, OL, F) Tensor
     """
-    return _conv_transpose(1, x, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(
+        1, x, weight, bias, stride, padding, output_padding, groups, dilation, activation
+    )
 
 
 def conv_transpose2d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1, *,
+    activation: str | None = None,
 ) -> Tensor:  # fmt: skip
     """Transposed convolution of images, the adjoint of `conv2d` ("up-convolution").
 
@@ -328,7 +355,7 @@ def conv_transpose2d(
     output_padding : int or two, less than stride or dilation
         Output pixels added at the bottom and right, to choose among the sizes that a strided
         convolution maps to the same.
-    groups, dilation
+    groups, dilation, activation
         As for `conv2d`.
 
     Returns
@@ -347,12 +374,15 @@ def conv_transpose2d(
     ----------
     Dumoulin & Visin, A guide to convolution arithmetic for deep learning, 2016, relationship 14.
     """
-    return _conv_transpose(2, x, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(
+        2, x, weight, bias, stride, padding, output_padding, groups, dilation, activation
+    )
 
 
 def conv_transpose3d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1, *,
+    activation: str | None = None,
 ) -> Tensor:  # fmt: skip
     """Transposed convolution of volumes; see `conv_transpose2d`.
 
@@ -361,11 +391,13 @@ def conv_transpose3d(
     x : (N, D, H, W, C) Tensor
     weight : (KD, KH, KW, F // groups, C) Tensor
     bias : (F,) Tensor, optional
-    stride, padding, output_padding, groups, dilation
+    stride, padding, output_padding, groups, dilation, activation
         As for `conv_transpose2d`.
 
     Returns
     -------
     (N, OD, OH, OW, F) Tensor
     """
-    return _conv_transpose(3, x, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(
+        3, x, weight, bias, stride, padding, output_padding, groups, dilation, activation
+    )

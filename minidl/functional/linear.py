@@ -36,7 +36,7 @@ class Linear(Function):
         if self.needs[1]:
             gw = kernels.conv.weight_grad(self.x, gy, (1, 1, 1), *self.geometry)
             gw = gw.reshape(self.w.shape[-2:])
-        gb = (kernels.conv.bias_grad(gy),) if len(self.needs) > 2 else ()
+        gb = (kernels.bias.grad(gy),) if len(self.needs) > 2 else ()
         return gx, gw, *gb
 
 

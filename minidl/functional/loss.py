@@ -28,12 +28,14 @@ REDUCTIONS = ("none", "mean", "sum")
 class _PixelLoss(Function):
     """A loss for each pixel from its logits, computed together with its gradient."""
 
+    fresh_gradients = True
+
     def __init__(self, reduction: str, divisor: float) -> None:
         self.reduction = reduction
-        self.scale = 1 / divisor if reduction == "mean" and divisor else 1.0
+        self.share = 1 / divisor if reduction == "mean" and divisor else 1.0
 
     def compute(self, logits: np.ndarray, each: bool) -> tuple[np.ndarray, np.ndarray, float]:
-        """Losses (M,) if `each`, gradient (M, K) of their sum, and that sum, for logits (M, K)."""
+        """Losses (M,) if `each`, gradient (M, K) of their sum times `share`, and that sum."""
         raise NotImplementedError
 
     def forward(self, logits):
@@ -42,11 +44,16 @@ class _PixelLoss(Function):
         losses, self.gradient, total = self.compute(logits.reshape(-1, self.shape[-1]), each)
         if each:
             return losses.reshape(self.shape[:-1])
-        return np.asarray(total * self.scale, logits.dtype)
+        return np.asarray(total * self.share, logits.dtype)
 
     def backward(self, gy):
-        scale = gy[..., None] if self.reduction == "none" else gy * gy.dtype.type(self.scale)
-        return (self.gradient.reshape(self.shape) * scale,)
+        gradient = self.gradient.reshape(self.shape)
+        self.gradient = None  # it is given away, and nobody may ask for it again
+        if self.reduction == "none":
+            gradient *= gy[..., None]
+        elif gy != 1:
+            gradient *= gy
+        return (gradient,)
 
 
 class LabelledLoss(_PixelLoss):
@@ -59,7 +66,7 @@ class LabelledLoss(_PixelLoss):
         self.settings = labels, class_weight, pixel_weight, ignore_index, smoothing, gamma
 
     def compute(self, logits, each):
-        return kernels.loss.labelled(logits, *self.settings, each, self.records)
+        return kernels.loss.labelled(logits, *self.settings, self.share, each, self.records)
 
 
 class BlendedLoss(_PixelLoss):
@@ -70,7 +77,7 @@ class BlendedLoss(_PixelLoss):
         self.settings = target, class_weight, pixel_weight, smoothing
 
     def compute(self, logits, each):
-        return kernels.loss.blended(logits, *self.settings, each, self.records)
+        return kernels.loss.blended(logits, *self.settings, self.share, each, self.records)
 
 
 def _constant(function: str, name: str, value: Any) -> np.ndarray:

@@ -15,10 +15,17 @@ from minidl.tensor import Tensor, apply
 
 
 class BatchNorm(Function):
-    """Normalisation by the moments of the batch, or by given ones. Inputs: x, weight, bias."""
+    """Normalisation by the moments of the batch, or by given ones. Inputs: x, weight, bias.
 
-    def __init__(self, eps: float, moments: tuple[np.ndarray, np.ndarray] | None) -> None:
-        self.eps, self.fixed = eps, moments is not None
+    With `rectify`, a ReLU of that.
+    """
+
+    fresh_gradients = True
+
+    def __init__(
+        self, eps: float, moments: tuple[np.ndarray, np.ndarray] | None, rectify: bool = False
+    ) -> None:
+        self.eps, self.fixed, self.rectify = eps, moments is not None, rectify
         if moments is not None:
             self.mean, self.variance = moments
 
@@ -26,24 +33,24 @@ class BatchNorm(Function):
         if not self.fixed:
             self.mean, self.variance = kernels.batchnorm.moments(x)
         self.inverse = 1 / np.sqrt(self.variance.astype(np.float64) + self.eps)
+        self.map = self.mean, self.inverse * weight, bias
         if self.records:
-            self.x, self.weight = x, weight
-        return kernels.batchnorm.normalise(x, self.mean, self.inverse * weight, bias)
+            self.x = x
+        return kernels.batchnorm.normalise(x, *self.map, self.rectify)
 
     def backward(self, gy):
         gx = gw = gb = None
         if any(self.needs[1:]) or not self.fixed:
-            total, product = kernels.batchnorm.gradient_sums(self.x, gy, self.mean)
+            total, product = kernels.batchnorm.gradient_sums(self.x, gy, *self.map, self.rectify)
             gw, gb = (product * self.inverse).astype(gy.dtype), total.astype(gy.dtype)
-        scale = self.inverse * self.weight
-        if self.needs[0] and self.fixed:
-            gx = kernels.batchnorm.normalise(gy, np.zeros_like(scale), scale, np.zeros_like(scale))
-        elif self.needs[0]:
-            # With s = (x - mean) * inverse: gx = scale * (gy - mean(gy) - s * mean(gy * s))
-            count = self.x.size // self.x.shape[-1]
-            slope = -scale * self.inverse**2 * product / count
-            offset = -scale * total / count
-            gx = kernels.batchnorm.input_grad(self.x, gy, self.mean, slope, scale, offset)
+        if self.needs[0]:
+            # With s = (x - mean) * inverse: gx = scale * (gy - mean(gy) - s * mean(gy * s)). With
+            # given moments, which do not depend on x, the two means are left out.
+            slope = rest = np.zeros(self.x.shape[-1])
+            if not self.fixed:
+                share = -self.map[1] * self.x.shape[-1] / self.x.size
+                slope, rest = share * self.inverse**2 * product, share * total
+            gx = kernels.batchnorm.input_grad(self.x, gy, *self.map, slope, rest, self.rectify)
         return gx, gw, gb
 
 
@@ -56,6 +63,8 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    activation: str | None = None,
 ) -> Tensor:
     """Give each channel mean 0 and variance 1, then scale by `weight` and add `bias`.
 
@@ -74,6 +83,9 @@ def batch_norm(
         variance, that over one value less.
     eps : float
         Added to the variance.
+    activation : None or 'relu'
+        With 'relu' the result is ``relu(batch_norm(x, ...))``, computed and differentiated in the
+        same passes over memory.
 
     Returns
     -------
@@ -82,7 +94,8 @@ def batch_norm(
     Raises
     ------
     ValueError
-        If sizes do not fit, or a batch to be used has a single value in each channel.
+        If sizes do not fit, `activation` is unknown, or a batch to be used has a single value in
+        each channel.
 
     Notes
     -----
@@ -100,6 +113,7 @@ def batch_norm(
     weight, bias = _affine("batch_norm", x, weight, bias, channels)
     _check_positive("batch_norm", "eps", eps)
     check.fraction("batch_norm", "momentum", momentum)
+    check.choice("batch_norm", "activation", activation, (None, "relu"))
     running = _check_running(running_mean, running_var, channels)
     use_batch = training or running is None
     values = x.size // channels
@@ -108,7 +122,7 @@ def batch_norm(
             f"batch_norm: expected more than one value in each channel when training, but x has "
             f"shape {x.shape}. Use a larger batch or image, or training=False."
         )
-    function = BatchNorm(eps, None if use_batch else running)
+    function = BatchNorm(eps, None if use_batch else running, activation == "relu")
     y = apply(function, x, weight, bias)
     if training and running is not None:
         unbiased = function.variance * (values / (values - 1))

@@ -30,6 +30,8 @@ def _in_front(windows: list, whole: Any) -> tuple:
 class MaxPool(Function):
     """Maximum of each window; `pixels` says where, if backward or the caller will ask."""
 
+    fresh_gradients = True
+
     def __init__(self, spans: Sequence, keep: bool) -> None:
         whole = kernels.pool.Span(np.array([0]), np.array([1]), 1)
         self.spans, self.keep = _in_front(list(spans), whole), keep
@@ -58,6 +60,8 @@ class MaxPool(Function):
 
 class AveragePool(Function):
     """Sum of each window over a number that belongs to its position."""
+
+    fresh_gradients = True
 
     def __init__(self, bands: Sequence, counts: Sequence[np.ndarray]) -> None:
         whole = kernels.resize.Band.of(np.array([0]), np.ones((1, 1)))
@@ -241,6 +245,8 @@ def max_pool3d(
 
 class MaxUnpool(Function):
     """Values written to their positions in an image of zeros. Inputs: x, indices."""
+
+    fresh_gradients = True
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape

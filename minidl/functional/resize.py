@@ -18,6 +18,8 @@ LINEAR_AXES = {"linear": 3, "bilinear": 4, "trilinear": 5}
 class Resample(Function):
     """Weighted sums along each of the spatial axes."""
 
+    fresh_gradients = True
+
     def __init__(self, bands: Sequence) -> None:
         whole = kernels.resize.Band.of(np.array([0]), np.ones((1, 1)))
         self.bands = (*(whole,) * (3 - len(bands)), *bands)

@@ -4,6 +4,9 @@ Two kinds of pass over memory: sums of each channel (`moments`, `gradient_sums`)
 of each channel (`normalise`, `input_grad`). Everything between is arithmetic on a few numbers a
 channel, in float64, and done in NumPy.
 
+A ReLU that follows costs no pass of its own: `normalise` cuts off what is negative, and the
+gradient passes compute the sign again, which takes less time than reading the result.
+
 Arrays are (..., C) and taken flat. Where there are few channels, a *line* is several pixels long,
 so that vectors stay full; what is kept for each channel is repeated along the line.
 """
@@ -38,8 +41,30 @@ def _moments(start, stop, x, shift, block, sums):
 
 
 @kernel
-def _gradient_sums(start, stop, x, gy, shift, block, sums):
-    """Sums of gy, and of gy times ``x - shift``, in float64. As `_moments`."""
+def _map(x, mean, scale, offset):
+    """The normalised x. Written once, so that its sign is the same wherever it is computed."""
+    return (x - mean) * scale + offset
+
+
+@kernel
+def _normalise(start, stop, x, mean, scale, offset, rectify, block, y):
+    """``y = (x - mean) * scale + offset``, and if `rectify` at least 0. Tasks are blocks."""
+    line = mean.size
+    for task in range(start, stop):
+        end = min(x.size, (task + 1) * block)
+        for i in range(task * block, end, line):
+            part, out = x[i : min(i + line, end)], y[i : min(i + line, end)]
+            for j in range(part.size):
+                value = _map(part[j], mean[j], scale[j], offset[j])
+                out[j] = 0 if rectify and value < 0 else value  # this way round NaN stays NaN
+
+
+@kernel
+def _gradient_sums(start, stop, x, gy, shift, mean, scale, offset, rectified, block, sums):
+    """Sums of gy, and of gy times ``x - shift``, in float64. As `_moments`.
+
+    If `rectified`, gy counts as zero where `_normalise` gave 0.
+    """
     line = shift.size
     for task in range(start, stop):
         total, product = sums[task, 0], sums[task, 1]
@@ -49,25 +74,18 @@ def _gradient_sums(start, stop, x, gy, shift, block, sums):
         for i in range(task * block, end, line):
             part, gradient = x[i : min(i + line, end)], gy[i : min(i + line, end)]
             for j in range(part.size):
-                total[j] += gradient[j]
-                product[j] += gradient[j] * (part[j] - shift[j])
+                off = rectified and _map(part[j], mean[j], scale[j], offset[j]) <= 0
+                kept = 0 if off else gradient[j]
+                total[j] += kept
+                product[j] += kept * (part[j] - shift[j])
 
 
 @kernel
-def _normalise(start, stop, x, mean, scale, offset, block, y):
-    """``y = (x - mean) * scale + offset``. Tasks are blocks."""
-    line = mean.size
-    for task in range(start, stop):
-        end = min(x.size, (task + 1) * block)
-        for i in range(task * block, end, line):
-            part, out = x[i : min(i + line, end)], y[i : min(i + line, end)]
-            for j in range(part.size):
-                out[j] = (part[j] - mean[j]) * scale[j] + offset[j]
+def _input_grad(start, stop, x, gy, mean, scale, offset, slope, rest, rectified, block, gx):
+    """``gx = gy * scale + (x - mean) * slope + rest``, gy as in `_gradient_sums`.
 
-
-@kernel
-def _input_grad(start, stop, x, gy, mean, slope, scale, offset, block, gx):
-    """``gx = (x - mean) * slope + gy * scale + offset``. Tasks are blocks."""
+    Where the slope is 0, x does not matter, even if it is not finite.
+    """
     line = mean.size
     for task in range(start, stop):
         end = min(x.size, (task + 1) * block)
@@ -75,7 +93,10 @@ def _input_grad(start, stop, x, gy, mean, slope, scale, offset, block, gx):
             part, gradient = x[i : min(i + line, end)], gy[i : min(i + line, end)]
             out = gx[i : min(i + line, end)]
             for j in range(part.size):
-                out[j] = (part[j] - mean[j]) * slope[j] + (gradient[j] * scale[j] + offset[j])
+                off = rectified and _map(part[j], mean[j], scale[j], offset[j]) <= 0
+                kept = 0 if off else gradient[j]
+                along = 0 if slope[j] == 0 else (part[j] - mean[j]) * slope[j]
+                out[j] = along + (kept * scale[j] + rest[j])
 
 
 def _pixels_in_line(channels: int) -> int:
@@ -88,24 +109,30 @@ def _blocks(size: int, line: int) -> tuple[int, int]:
     return -(-size // block), block
 
 
-def _sums(kernel, work: float, *arrays: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def _lines(x: np.ndarray, numbers) -> tuple[np.ndarray, ...]:
+    """Numbers for each channel of x, repeated along a line."""
+    return tuple(np.tile(each, _pixels_in_line(x.shape[-1])) for each in numbers)
+
+
+def _sums(kernel, work: float, arrays: tuple[np.ndarray, ...], *others) -> np.ndarray:
     """(2, C) sums that `kernel` makes of `arrays`, added up in a fixed order."""
-    pixels = _pixels_in_line(shift.size)
-    blocks, block = _blocks(arrays[0].size, pixels * shift.size)
-    sums = np.empty((blocks, 2, pixels * shift.size))
+    channels = arrays[0].shape[-1]
+    line = _pixels_in_line(channels) * channels
+    blocks, block = _blocks(arrays[0].size, line)
+    sums = np.empty((blocks, 2, line))
     flat = (array.reshape(-1) for array in arrays)
-    parallel.run(kernel, blocks, arrays[0].size * work, *flat, np.tile(shift, pixels), block, sums)
-    return sums.reshape(blocks, 2, pixels, shift.size).sum(axis=(0, 2))
+    parallel.run(kernel, blocks, arrays[0].size * work, *flat, *others, block, sums)
+    return sums.reshape(blocks, 2, -1, channels).sum(axis=(0, 2))
 
 
-def _affine(kernel, arrays: tuple[np.ndarray, ...], coefficients) -> np.ndarray:
+def _affine(kernel, arrays: tuple[np.ndarray, ...], coefficients, rectified: bool) -> np.ndarray:
     """The map that `kernel` makes of `arrays`, with these numbers for each channel."""
-    x, pixels = arrays[0], _pixels_in_line(coefficients[0].size)
-    blocks, block = _blocks(x.size, pixels * coefficients[0].size)
+    x = arrays[0]
+    lines = _lines(x, (numbers.astype(x.dtype) for numbers in coefficients))
+    blocks, block = _blocks(x.size, lines[0].size)
     out = np.empty_like(x)
     flat = (array.reshape(-1) for array in arrays)
-    lines = (np.tile(numbers.astype(x.dtype), pixels) for numbers in coefficients)
-    parallel.run(kernel, blocks, x.size, *flat, *lines, block, out.reshape(-1))
+    parallel.run(kernel, blocks, x.size, *flat, *lines, rectified, block, out.reshape(-1))
     return out
 
 
@@ -118,23 +145,34 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = np.ascontiguousarray(x)
     count = x.size // x.shape[-1]
     shift = x.reshape(count, -1)[0].astype(np.float64)
-    total, square = _sums(_moments, 0.5, x, shift=shift) / count
+    total, square = _sums(_moments, 0.5, (x,), *_lines(x, [shift])) / count
     return shift + total, np.maximum(square - total * total, 0)
 
 
-def normalise(x, mean, scale, offset) -> np.ndarray:
-    """``(x - mean) * scale + offset`` for each channel of x, (..., C); the others are (C,)."""
-    return _affine(_normalise, (np.ascontiguousarray(x),), (mean, scale, offset))
+def normalise(x, mean, scale, offset, rectify: bool) -> np.ndarray:
+    """``(x - mean) * scale + offset`` for each channel of x, (..., C); the others are (C,).
+
+    If `rectify`, 0 in place of what is negative.
+    """
+    return _affine(_normalise, (np.ascontiguousarray(x),), (mean, scale, offset), rectify)
 
 
-def gradient_sums(x, gy, mean) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of gy, and of ``gy * (x - mean)``, over each channel, in float64."""
-    arrays = np.ascontiguousarray(x), np.ascontiguousarray(gy)
-    total, product = _sums(_gradient_sums, 0.7, *arrays, shift=np.asarray(mean, np.float64))
+def gradient_sums(x, gy, mean, scale, offset, rectified: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of gy, and of ``gy * (x - mean)``, over each channel, in float64.
+
+    If `rectified`, gy counts as zero where `normalise`, with the same numbers, gave 0.
+    """
+    x, gy = np.ascontiguousarray(x), np.ascontiguousarray(gy)
+    lines = _lines(x, (numbers.astype(x.dtype) for numbers in (mean, scale, offset)))
+    shift = _lines(x, [mean.astype(np.float64)])
+    total, product = _sums(_gradient_sums, 0.7, (x, gy), *shift, *lines, rectified)
     return total, product
 
 
-def input_grad(x, gy, mean, slope, scale, offset) -> np.ndarray:
-    """``(x - mean) * slope + gy * scale + offset`` for each channel."""
+def input_grad(x, gy, mean, scale, offset, slope, rest, rectified: bool) -> np.ndarray:
+    """``gy * scale + (x - mean) * slope + rest`` for each channel; gy as in `gradient_sums`.
+
+    Where the slope is 0, x does not matter, even if it is not finite.
+    """
     arrays = np.ascontiguousarray(x), np.ascontiguousarray(gy)
-    return _affine(_input_grad, arrays, (mean, slope, scale, offset))
+    return _affine(_input_grad, arrays, (mean, scale, offset, slope, rest), rectified)

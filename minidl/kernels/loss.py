@@ -3,16 +3,21 @@
 Arrays are flat: logits (M, K) for M pixels and K classes, labels (M,) int64. Tasks are blocks of
 `BLOCK` pixels. What is summed is summed in float64, within a block from front to back and then
 over the blocks, whoever computed them.
+
+There may be as few as two classes, so the vector does not run over them but over pixels: `PIXELS`
+at a time are turned into a row for each class, and their gradient is turned back.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from minidl.kernels import parallel
+from minidl.kernels import parallel, simd
+from minidl.kernels.exponential import exp, log
 from minidl.kernels.jit import kernel
 
 BLOCK = 1024  # pixels
+PIXELS = 128  # divides the block; tens of classes of so many fit into the first-level cache
 
 
 @kernel
@@ -33,27 +38,61 @@ def _survey(start, stop, labels, class_weight, ignore_index, weights, counts, wr
 
 
 @kernel
-def _exponentials(logits, p, row, rows):
-    """Highest logit of pixel p, and the sum over its classes of ``exp(logit - highest)``.
-
-    Each exponential is also written to ``rows[row]``, unless `rows` is empty.
-    """
-    classes = logits.shape[1]
-    highest = logits[p, 0]
-    for c in range(1, classes):
-        highest = logits[p, c] if logits[p, c] > highest else highest
-    total = 0.0
+def _turn(logits, first, count, rows):
+    """``rows[c, i] = logits[first + i, c]`` for i < count: squares, then what they leave."""
+    classes, lanes = logits.shape[1], simd.lanes(logits)
+    flat, out = logits[first : first + count].reshape(count * classes), rows.reshape(rows.size)
+    squares, pixels = classes - classes % lanes, count - count % lanes
+    for c in range(0, squares, lanes):
+        for i in range(0, pixels, lanes):
+            simd.transpose(flat, i * classes + c, classes, out, c * PIXELS + i, PIXELS)
     for c in range(classes):
-        e = np.exp(logits[p, c] - highest)
-        total += e
-        if len(rows):
-            rows[row, c] = e
-    return highest, total
+        done = pixels if c < squares else 0
+        row, rest = rows[c, done:count], flat[done * classes :]
+        for i in range(row.size):
+            row[i] = rest[i * classes + c]
+
+
+@kernel
+def _turn_back(rows, first, count, out):
+    """``out[first + i, c] = rows[c, i]`` for i < count, as `_turn` does it."""
+    classes, lanes = out.shape[1], simd.lanes(out)
+    source, flat = rows.reshape(rows.size), out[first : first + count].reshape(count * classes)
+    squares, pixels = classes - classes % lanes, count - count % lanes
+    for i in range(0, pixels, lanes):
+        for c in range(0, squares, lanes):
+            simd.transpose(source, c * PIXELS + i, PIXELS, flat, i * classes + c, classes)
+    for c in range(classes):
+        done = pixels if c < squares else 0
+        row, rest = rows[c, done:count], flat[done * classes :]
+        for i in range(row.size):
+            rest[i * classes + c] = row[i]
+
+
+@kernel
+def _exponentials(logits, first, count, rows, highest, total):
+    """For `count` pixels from `first` on, the exponentials ``rows[c, i] = exp(logit - highest)``.
+
+    Overwrites rows (K, PIXELS), highest (PIXELS,) and the sums total (PIXELS,). These are in
+    float64: beside the 1 of the highest, the others may be very small.
+    """
+    _turn(logits, first, count, rows)
+    highest[:] = rows[0]
+    total[:] = 0
+    for c in range(1, len(rows)):
+        row = rows[c]
+        for i in range(count):
+            highest[i] = row[i] if row[i] > highest[i] else highest[i]
+    for c in range(len(rows)):
+        row = rows[c]
+        for i in range(count):
+            row[i] = exp(row[i] - highest[i])
+            total[i] += row[i]
 
 
 @kernel
 def _labelled(
-    start, stop, logits, labels, class_weight, pixel_weight, ignore_index, smoothing, gamma,
+    start, stop, logits, labels, class_weight, pixel_weight, ignore_index, smoothing, gamma, share,
     losses, gradient, sums,
 ):  # fmt: skip
     """Cross-entropy with labels, or focal loss where gamma > 0. See `labelled`.
@@ -61,78 +100,104 @@ def _labelled(
     Overwrites losses (M,) and gradient (M, K), which may be empty, and sums (tasks,).
     """
     classes = logits.shape[1]
+    rows = np.empty((classes, PIXELS), logits.dtype)
+    highest, scale = np.empty(PIXELS, logits.dtype), np.empty(PIXELS, logits.dtype)
+    total, log_total, at_label = np.empty(PIXELS), np.empty(PIXELS), np.empty(PIXELS)
+    sharp, even = 1 - smoothing, smoothing / classes  # of a target
     all_weights = class_weight.sum()
-    share = smoothing / classes
     for task in range(start, stop):
         block = 0.0
-        for p in range(task * BLOCK, min((task + 1) * BLOCK, len(labels))):
-            label = labels[p]
-            if label == ignore_index:
-                if len(losses):
-                    losses[p] = 0
-                if len(gradient):
+        for first in range(task * BLOCK, min((task + 1) * BLOCK, len(labels)), PIXELS):
+            count = min(PIXELS, len(labels) - first)
+            _exponentials(logits, first, count, rows, highest, total)
+            for i in range(count):
+                log_total[i] = log(total[i])
+                total[i] = share / total[i]
+            for i in range(count):
+                p = first + i
+                label = labels[p]
+                if label == ignore_index:
+                    if len(losses):
+                        losses[p] = 0
+                    continue
+                surprise = log_total[i] - (logits[p, label] - highest[i])  # -log(probability)
+                factor = pixel_weight[p] if len(pixel_weight) else 1.0
+                weight = factor * sharp * class_weight[label]
+                value, slope = weight * surprise, weight
+                if gamma > 0:
+                    miss = -np.expm1(-surprise)  # 1 - probability
+                    hard = miss**gamma
+                    value = weight * hard * surprise
+                    # The derivative of miss**gamma tends to 0 together with the surprise.
+                    pull = gamma * hard / miss * (1 - miss) * surprise if miss > 0 else 0.0
+                    slope = weight * (hard + pull)
+                if even > 0:
                     for c in range(classes):
-                        gradient[p, c] = 0
+                        away = log_total[i] - (logits[p, c] - highest[i])
+                        value += factor * even * class_weight[c] * away
+                block += value
+                if len(losses):
+                    losses[p] = value
+                each = (slope + factor * even * all_weights) * total[i]
+                scale[i] = each
+                # Here the difference may be small: it is taken in double precision.
+                at_label[i] = rows[label, i] * each - share * slope
+            if not len(gradient):
                 continue
-            highest, total = _exponentials(logits, p, p, gradient)
-            log_total = np.log(total)
-            surprise = log_total - (logits[p, label] - highest)  # -log of the probability
-            factor = pixel_weight[p] if len(pixel_weight) else 1.0
-            weight = factor * (1 - smoothing) * class_weight[label]
-            value, slope = weight * surprise, weight
-            if gamma > 0:
-                miss = -np.expm1(-surprise)  # 1 - probability
-                hard = miss**gamma
-                value = weight * hard * surprise
-                # The derivative of miss**gamma tends to 0 together with the surprise.
-                pull = gamma * hard / miss * (1 - miss) * surprise if miss > 0 else 0.0
-                slope = weight * (hard + pull)
-            if share > 0:
-                for c in range(classes):
-                    away = log_total - (logits[p, c] - highest)
-                    value += factor * share * class_weight[c] * away
-            block += value
-            if len(losses):
-                losses[p] = value
-            if len(gradient):
-                scale = (slope + factor * share * all_weights) / total
-                for c in range(classes):
-                    wanted = factor * share * class_weight[c]
-                    if c == label:
-                        wanted += slope
-                    gradient[p, c] = gradient[p, c] * scale - wanted
+            for c in range(classes):
+                row = rows[c]
+                for i in range(count):
+                    row[i] = row[i] * scale[i]
+            _turn_back(rows, first, count, gradient)
+            for i in range(count):
+                p = first + i
+                label = labels[p]
+                if label == ignore_index:
+                    gradient[p] = 0
+                    continue
+                gradient[p, label] = at_label[i]
+                if even > 0:
+                    factor = pixel_weight[p] if len(pixel_weight) else 1.0
+                    for c in range(classes):
+                        gradient[p, c] -= share * factor * even * class_weight[c]
         sums[task] = block
 
 
 @kernel
 def _blended(
-    start, stop, logits, target, class_weight, pixel_weight, smoothing, losses, gradient, sums
-):
+    start, stop, logits, target, class_weight, pixel_weight, smoothing, share, losses, gradient,
+    sums,
+):  # fmt: skip
     """Cross-entropy with a probability for each class. See `blended`.
 
     Overwrites losses (M,) and gradient (M, K), which may be empty, and sums (tasks,).
     """
     pixels, classes = logits.shape
-    share = smoothing / classes
+    rows, highest = np.empty((classes, PIXELS), logits.dtype), np.empty(PIXELS, logits.dtype)
+    total = np.empty(PIXELS)
+    sharp, even = 1 - smoothing, smoothing / classes  # of a target
     for task in range(start, stop):
         block = 0.0
-        for p in range(task * BLOCK, min((task + 1) * BLOCK, pixels)):
-            highest, total = _exponentials(logits, p, p, gradient)
-            log_total = np.log(total)
-            factor = pixel_weight[p] if len(pixel_weight) else 1.0
-            value, mass = 0.0, 0.0
-            for c in range(classes):
-                wanted = class_weight[c] * (target[p, c] * (1 - smoothing) + share)
-                mass += wanted
-                value += wanted * (log_total - (logits[p, c] - highest))
-            block += factor * value
-            if len(losses):
-                losses[p] = factor * value
-            if len(gradient):
-                scale = factor * mass / total
+        for first in range(task * BLOCK, min((task + 1) * BLOCK, pixels), PIXELS):
+            count = min(PIXELS, pixels - first)
+            _exponentials(logits, first, count, rows, highest, total)
+            for i in range(count):
+                p = first + i
+                log_total = log(total[i])
+                factor = pixel_weight[p] if len(pixel_weight) else 1.0
+                value, mass = 0.0, 0.0
                 for c in range(classes):
-                    wanted = class_weight[c] * (target[p, c] * (1 - smoothing) + share)
-                    gradient[p, c] = gradient[p, c] * scale - factor * wanted
+                    wanted = class_weight[c] * (target[p, c] * sharp + even)
+                    mass += wanted
+                    value += wanted * (log_total - (logits[p, c] - highest[i]))
+                block += factor * value
+                if len(losses):
+                    losses[p] = factor * value
+                if len(gradient):
+                    scale = mass / total[i]
+                    for c in range(classes):
+                        wanted = class_weight[c] * (target[p, c] * sharp + even)
+                        gradient[p, c] = share * factor * (rows[c, i] * scale - wanted)
         sums[task] = block
 
 
@@ -143,21 +208,27 @@ def _overlaps(start, stop, logits, labels, ignore_index, blocks, probabilities, 
     Overwrites probabilities (N, M, K) and sums (N * blocks, 3, K).
     """
     _, pixels, classes = logits.shape
+    rows, highest = np.empty((classes, PIXELS), logits.dtype), np.empty(PIXELS, logits.dtype)
+    total = np.empty(PIXELS)
     for task in range(start, stop):
-        n, first = task // blocks, task % blocks * BLOCK
-        for i in range(3):
+        n, at = task // blocks, task % blocks * BLOCK
+        hit, predicted, wanted = sums[task]
+        sums[task] = 0
+        for first in range(at, min(at + BLOCK, pixels), PIXELS):
+            count = min(PIXELS, pixels - first)
+            _exponentials(logits[n], first, count, rows, highest, total)
             for c in range(classes):
-                sums[task, i, c] = 0
-        for p in range(first, min(first + BLOCK, pixels)):
-            label = labels[n, p]
-            _, total = _exponentials(logits[n], p, p, probabilities[n])
-            for c in range(classes):
-                probabilities[n, p, c] = probabilities[n, p, c] / total
+                row = rows[c]
+                for i in range(count):
+                    row[i] = row[i] / total[i]
+            _turn_back(rows, first, count, probabilities[n])
+            for i in range(count):
+                label, result = labels[n, first + i], probabilities[n, first + i]
                 if label != ignore_index:
-                    sums[task, 1, c] += probabilities[n, p, c]
-            if label != ignore_index:
-                sums[task, 0, label] += probabilities[n, p, label]
-                sums[task, 2, label] += 1
+                    for c in range(classes):
+                        predicted[c] += result[c]
+                    hit[label] += result[label]
+                    wanted[label] += 1
 
 
 @kernel
@@ -222,6 +293,7 @@ def labelled(
     ignore_index: int,
     smoothing: float,
     gamma: float,
+    share: float,
     each: bool,
     slopes: bool,
 ) -> tuple[np.ndarray, np.ndarray, float]:
@@ -237,8 +309,10 @@ def labelled(
         Share of the label that is spread over all classes.
     gamma : float
         Exponent of the focal loss; 0 for plain cross-entropy.
+    share : float
+        Factor for the gradient, such as 1 / number of pixels for that of the mean.
     each, slopes : bool
-        Whether the loss of each pixel, and the gradient of their sum, are wanted.
+        Whether the loss of each pixel, and the gradient, are wanted.
 
     Returns
     -------
@@ -246,9 +320,9 @@ def labelled(
     """
     outputs = _outputs(logits, each, slopes)
     parallel.run(
-        _labelled, len(outputs[-1]), logits.size * 10.0,
+        _labelled, len(outputs[-1]), logits.size * 2.0,
         np.ascontiguousarray(logits), labels, class_weight, pixel_weight, ignore_index,
-        float(smoothing), float(gamma), *outputs,
+        float(smoothing), float(gamma), float(share), *outputs,
     )  # fmt: skip
     return outputs[0], outputs[1], outputs[2].sum()
 
@@ -259,15 +333,16 @@ def blended(
     class_weight: np.ndarray,
     pixel_weight: np.ndarray,
     smoothing: float,
+    share: float,
     each: bool,
     slopes: bool,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Cross-entropy of M pixels with probabilities (M, K) of their classes; else as `labelled`."""
     outputs = _outputs(logits, each, slopes)
     parallel.run(
-        _blended, len(outputs[-1]), logits.size * 12.0,
+        _blended, len(outputs[-1]), logits.size * 5.0,
         np.ascontiguousarray(logits), np.ascontiguousarray(target), class_weight, pixel_weight,
-        float(smoothing), *outputs,
+        float(smoothing), float(share), *outputs,
     )  # fmt: skip
     return outputs[0], outputs[1], outputs[2].sum()
 
@@ -294,7 +369,7 @@ def overlaps(
     probabilities = np.empty(logits.shape, logits.dtype)
     sums = np.empty((images * blocks, 3, classes))
     parallel.run(
-        _overlaps, images * blocks, logits.size * 10.0,
+        _overlaps, images * blocks, logits.size * 2.0,
         np.ascontiguousarray(logits), labels, ignore_index, blocks, probabilities, sums,
     )  # fmt: skip
     return probabilities, sums.reshape(images, blocks, 3, classes).sum(axis=1)

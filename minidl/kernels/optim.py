@@ -13,14 +13,27 @@ BLOCK = 8192  # elements; five arrays of them fit into a second-level cache
 
 
 @kernel
+def _part(x, start, stop):
+    """The elements of a range of tasks; none of an empty array, which stands for no state.
+
+    Loops over them start at zero: of one that starts elsewhere Numba does not know that its index
+    is never negative, which would count from the end, and does not vectorise it.
+    """
+    return x[start * BLOCK : stop * BLOCK]
+
+
+@kernel
 def _sgd(start, stop, p, g, velocity, lr, decay, momentum, keep, nesterov):
     """Overwrites p and velocity; an empty velocity means no momentum."""
-    for i in range(start * BLOCK, min(stop * BLOCK, p.size)):
+    p, g, velocity = _part(p, start, stop), _part(g, start, stop), _part(velocity, start, stop)
+    if not velocity.size:
+        for i in range(p.size):
+            p[i] -= lr * (g[i] + decay * p[i])
+        return
+    for i in range(p.size):
         step = g[i] + decay * p[i]
-        if velocity.size:
-            velocity[i] = momentum * velocity[i] + keep * step
-            step = step + momentum * velocity[i] if nesterov else velocity[i]
-        p[i] -= lr * step
+        velocity[i] = momentum * velocity[i] + keep * step
+        p[i] -= lr * (step + momentum * velocity[i] if nesterov else velocity[i])
 
 
 @kernel
@@ -29,22 +42,25 @@ def _adam(
     correction, eps,
 ):  # fmt: skip
     """Overwrites p, mean, square and highest; an empty highest means no AMSGrad."""
-    for i in range(start * BLOCK, min(stop * BLOCK, p.size)):
-        value = p[i] * shrink
-        step = g[i] + decay * value
+    p, g, mean = _part(p, start, stop), _part(g, start, stop), _part(mean, start, stop)
+    square, highest = _part(square, start, stop), _part(highest, start, stop)
+    for i in range(p.size):
+        step = g[i] + decay * (p[i] * shrink)
         mean[i] = beta1 * mean[i] + rest1 * step
         square[i] = beta2 * square[i] + rest2 * step * step
-        size = square[i]
-        if highest.size:
-            highest[i] = max(highest[i], size)
-            size = highest[i]
-        p[i] = value - rate * mean[i] / (np.sqrt(size) / correction + eps)
+    for i in range(highest.size):
+        highest[i] = max(highest[i], square[i])
+    size = highest if highest.size else square
+    for i in range(p.size):
+        p[i] = p[i] * shrink - rate * mean[i] / (np.sqrt(size[i]) / correction + eps)
 
 
 @kernel
 def _rmsprop(start, stop, p, g, square, mean, velocity, lr, decay, alpha, rest, momentum, eps):
     """Overwrites p and the states; an empty mean means not centred, velocity no momentum."""
-    for i in range(start * BLOCK, min(stop * BLOCK, p.size)):
+    p, g, square = _part(p, start, stop), _part(g, start, stop), _part(square, start, stop)
+    mean, velocity = _part(mean, start, stop), _part(velocity, start, stop)
+    for i in range(p.size):
         step = g[i] + decay * p[i]
         square[i] = alpha * square[i] + rest * step * step
         size = square[i]

@@ -77,6 +77,9 @@ class _Pool:
 
 _pool = _Pool()
 _num_threads = available_cores()
+# Called, where there is one, as listener(function, job, *args) in place of job(*args) for every
+# kernel that is run, on whatever thread. `minidl.profile` listens here.
+listener: Callable[..., Any] | None = None
 
 
 def _renew_pool() -> None:
@@ -127,6 +130,13 @@ def run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> No
     *args
         Passed on to the kernel.
     """
+    if (heard := listener) is not None:
+        heard(function, _run, function, tasks, work, *args)
+    else:
+        _run(function, tasks, work, *args)
+
+
+def _run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> None:
     threads = min(_num_threads, tasks)
     if threads <= 1 or work < SERIAL_BELOW:
         function(0, tasks, *args)

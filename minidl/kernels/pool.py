@@ -32,6 +32,22 @@ class Span(NamedTuple):
     step: int
 
 
+class Run(NamedTuple):
+    """The windows along one axis: ``first[i] + k * step`` for k < count[i]. (In a range
+    with a step, counting takes a division.)
+    """
+
+    first: np.ndarray
+    count: np.ndarray
+    step: int
+
+
+def _runs(spans: tuple[Span, ...]) -> tuple[Run, ...]:
+    return tuple(
+        Run(span.first, -((span.first - span.stop) // span.step), span.step) for span in spans
+    )
+
+
 @intrinsic
 def number(typingctx, array, value):
     """The vector with integer `value` in every lane, as bits of the floats of `array`."""
@@ -89,40 +105,96 @@ if DISABLED:  # the same on small ndarrays
 
 
 @kernel
-def _max_pool(start, stop, x, shape, span_d, span_h, span_w, keep, y, pixels):
+def _load(x, at, count):
+    """A vector from ``x[at:]``, of `count` elements if there are no more."""
+    return simd.load(x, at) if count >= simd.lanes(x) else simd.load_some(x, at, count)
+
+
+@kernel
+def _store(x, at, vector, count):
+    """Write `vector` to ``x[at:]``, `count` elements of it if there are no more."""
+    if count >= simd.lanes(x):
+        simd.store(x, at, vector)
+    else:
+        simd.store_some(x, at, vector, count)
+
+
+@kernel
+def _steps(run_d, run_h, run_w, od, oh, ow, height, width, steps):
+    """Number of pixels of a window; writes how far each is behind the first."""
+    taps = 0
+    for d in range(run_d.count[od]):
+        for h in range(run_h.count[oh]):
+            for w in range(run_w.count[ow]):
+                steps[taps] = (d * run_d.step * height + h * run_h.step) * width + w * run_w.step
+                taps += 1
+    return taps
+
+
+@kernel
+def _max_pool(start, stop, x, shape, run_d, run_h, run_w, keep, y, pixels):
     """Maxima, and if `keep` the pixels they are at. Arrays are flat; tasks are rows of y."""
     depth, height, width, channels = shape
     lanes = simd.lanes(x)
-    out_d, out_h, out_w = len(span_d.first), len(span_h.first), len(span_w.first)
+    out_d, out_h, out_w = len(run_d.first), len(run_h.first), len(run_w.first)
+    steps = np.empty(run_d.count.max() * run_h.count.max() * run_w.count.max(), np.int64)
     for row in range(start, stop):
         n, od, oh = row // (out_d * out_h), row // out_h % out_d, row % out_h
-        image = n * depth * height * width * channels
-        ds = range(span_d.first[od], span_d.stop[od], span_d.step)
-        hs = range(span_h.first[oh], span_h.stop[oh], span_h.step)
+        image = n * depth * height * width
+        taps = 0
         for ow in range(out_w):
-            ws = range(span_w.first[ow], span_w.stop[ow], span_w.step)
-            first = (ds.start * height + hs.start) * width + ws.start
+            if ow == 0 or run_w.count[ow] != run_w.count[ow - 1]:
+                taps = _steps(run_d, run_h, run_w, od, oh, ow, height, width, steps)
+            first = (run_d.first[od] * height + run_h.first[oh]) * width + run_w.first[ow]
             for c in range(0, channels, lanes):
                 count = channels - c
-                best = simd.load_some(x, image + first * channels + c, count)
+                best = _load(x, (image + first) * channels + c, count)
                 where = number(x, first)
-                for d in ds:
-                    for h in hs:
-                        for w in ws:
-                            pixel = (d * height + h) * width + w
-                            value = simd.load_some(x, image + pixel * channels + c, count)
-                            if keep:
-                                where = if_beats(value, best, number(x, pixel), where)
-                            best = if_beats(value, best, value, best)
+                for t in range(taps):
+                    pixel = first + steps[t]
+                    value = _load(x, (image + pixel) * channels + c, count)
+                    if keep:
+                        where = if_beats(value, best, number(x, pixel), where)
+                    best = if_beats(value, best, value, best)
                 to = (row * out_w + ow) * channels + c
-                simd.store_some(y, to, best, count)
+                _store(y, to, best, count)
                 if keep:
-                    simd.store_some(pixels, to, where, count)
+                    _store(pixels, to, where, count)
+
+
+@kernel
+def _max_pool_grad_apart(start, stop, gy, pixels, shape, run_d, run_h, run_w, gx):
+    """Windows that do not overlap: each writes to all of its elements. Tasks are rows of gy.
+
+    What lies in none of them is left alone.
+    """
+    depth, height, width, channels = shape
+    lanes = simd.lanes(gx)
+    out_d, out_h, out_w = len(run_d.first), len(run_h.first), len(run_w.first)
+    steps = np.empty(run_d.count.max() * run_h.count.max() * run_w.count.max(), np.int64)
+    for row in range(start, stop):
+        n, od, oh = row // (out_d * out_h), row // out_h % out_d, row % out_h
+        image = n * depth * height * width
+        taps = 0
+        for ow in range(out_w):
+            if ow == 0 or run_w.count[ow] != run_w.count[ow - 1]:
+                taps = _steps(run_d, run_h, run_w, od, oh, ow, height, width, steps)
+            first = (run_d.first[od] * height + run_h.first[oh]) * width + run_w.first[ow]
+            for c in range(0, channels, lanes):
+                count, at = channels - c, (row * out_w + ow) * channels + c
+                chosen, gradient = _load(pixels, at, count), _load(gy, at, count)
+                for t in range(taps):
+                    pixel = first + steps[t]
+                    part = if_same(chosen, number(gx, pixel), gradient)
+                    _store(gx, (image + pixel) * channels + c, part, count)
 
 
 @kernel
 def _max_pool_grad(start, stop, gy, pixels, cover_d, cover_h, cover_w, out, channels, gx):
-    """Each element gathers from the windows over it that chose it. Tasks are rows of gx."""
+    """Windows that may overlap: each element gathers from those over it that chose it.
+
+    Tasks are rows of gx.
+    """
     depth, height, width = len(cover_d.first), len(cover_h.first), len(cover_w.first)
     out_d, out_h, out_w = out
     lanes = simd.lanes(gx)
@@ -140,10 +212,10 @@ def _max_pool_grad(start, stop, gy, pixels, cover_d, cover_h, cover_w, out, chan
                     for oh in ohs:
                         for ow in ows:
                             at = (((n * out_d + od) * out_h + oh) * out_w + ow) * channels + c
-                            chosen = simd.load_some(pixels, at, count)
-                            gradient = simd.load_some(gy, at, count)
+                            chosen = _load(pixels, at, count)
+                            gradient = _load(gy, at, count)
                             total = total + if_same(chosen, number(gx, pixel), gradient)
-                simd.store_some(gx, (row * width + w) * channels + c, total, count)
+                _store(gx, (row * width + w) * channels + c, total, count)
 
 
 @kernel
@@ -178,6 +250,12 @@ def _covering(span: Span, size: int) -> Span:
     )
 
 
+def _seamless(span: Span, size: int) -> bool:
+    """Whether every one of `size` elements lies in exactly one window."""
+    ends = np.concatenate([[0], span.stop])
+    return span.step == 1 and ends[-1] == size and (span.first == ends[:-1]).all()
+
+
 def max_pool(x: np.ndarray, spans: tuple[Span, Span, Span], keep: bool):
     """Maximum of each window, and where it is.
 
@@ -200,7 +278,7 @@ def max_pool(x: np.ndarray, spans: tuple[Span, Span, Span], keep: bool):
     pixels = np.empty(y.shape if keep else 0, y.dtype)
     parallel.run(
         _max_pool, y.shape[0] * y.shape[1] * y.shape[2], x.size / 2,
-        x.reshape(-1), x.shape[1:], *spans, keep, y.reshape(-1), pixels.reshape(-1),
+        x.reshape(-1), x.shape[1:], *_runs(spans), keep, y.reshape(-1), pixels.reshape(-1),
     )  # fmt: skip
     return y, pixels.view(f"i{x.itemsize}") if keep else None
 
@@ -208,12 +286,20 @@ def max_pool(x: np.ndarray, spans: tuple[Span, Span, Span], keep: bool):
 def max_pool_grad(gy: np.ndarray, pixels: np.ndarray, spans, shape: tuple) -> np.ndarray:
     """Gradient of an input of `shape` to `max_pool` with these `spans`, from its `pixels`."""
     gy = np.ascontiguousarray(gy)
+    arrays = gy.reshape(-1), pixels.view(gy.dtype).reshape(-1)
+    if all((span.stop[:-1] <= span.first[1:]).all() for span in spans):
+        seamless = all(_seamless(span, size) for span, size in zip(spans, shape[1:4], strict=True))
+        gx = np.empty(shape, gy.dtype) if seamless else np.zeros(shape, gy.dtype)
+        parallel.run(
+            _max_pool_grad_apart, gy.shape[0] * gy.shape[1] * gy.shape[2], gx.size / 2,
+            *arrays, shape[1:], *_runs(spans), gx.reshape(-1),
+        )  # fmt: skip
+        return gx
     gx = np.empty(shape, gy.dtype)
     cover = [_covering(span, size) for span, size in zip(spans, shape[1:4], strict=True)]
     parallel.run(
         _max_pool_grad, shape[0] * shape[1] * shape[2], gx.size,
-        gy.reshape(-1), pixels.view(gy.dtype).reshape(-1), *cover, gy.shape[1:4], shape[-1],
-        gx.reshape(-1),
+        *arrays, *cover, gy.shape[1:4], shape[-1], gx.reshape(-1),
     )  # fmt: skip
     return gx
 

@@ -54,30 +54,45 @@ class Band(NamedTuple):
 
 
 @kernel
-def _add_row(weight, x, at, size, line):
-    """``line += weight * x[at : at + size]``; touches up to a register's worth behind the line."""
+def _sum_rows(x, rows, weights, count, line, size):
+    """``line[:size] = sum of weights[t] * x[rows[t] : rows[t] + size]`` for t < count."""
     lanes = simd.lanes(x)
-    weights = simd.splat(weight)
-    whole = size - size % lanes
-    for i in range(0, whole, lanes):
-        simd.store(line, i, simd.fma(weights, simd.load(x, at + i), simd.load(line, i)))
-    if whole < size:
-        rest = simd.load_some(x, at + whole, size - whole)
-        simd.store(line, whole, simd.fma(weights, rest, simd.load(line, whole)))
+    zero = simd.splat(x.dtype.type(0))
+    for i in range(0, size, lanes):
+        total = zero
+        if i + lanes <= size:
+            for t in range(count):
+                total = simd.fma(simd.splat(weights[t]), simd.load(x, rows[t] + i), total)
+            simd.store(line, i, total)
+        else:
+            for t in range(count):
+                part = simd.load_some(x, rows[t] + i, size - i)
+                total = simd.fma(simd.splat(weights[t]), part, total)
+            simd.store_some(line, i, total, size - i)
 
 
 @kernel
-def _sum_pixels(line, channels, first, taps, weights, out):
-    """``out[i] = sum of weight * pixel of the line``; writes up to a register's worth behind."""
-    lanes = simd.lanes(out)
+def _sum_pixels(line, channels, first, taps, weights, y, row):
+    """``y[row + i] = sum of weight * pixel of the line``, for all pixels i of a row of y.
+
+    Where a pixel is no whole number of vectors, vectors reach into the pixels behind it, which are
+    written after it; behind the row nothing is written. Reads up to a vector behind the line.
+    """
+    lanes = simd.lanes(y)
+    zero = simd.splat(y.dtype.type(0))
+    end = row + len(first) * channels
     for i in range(len(first)):
+        count = taps[i]
         for c in range(0, channels, lanes):
-            at = first[i] * channels + c
-            total = simd.splat(out.dtype.type(0))
-            for w in range(taps[i]):
-                part = simd.load(line, at + w * channels)
-                total = simd.fma(simd.splat(weights[i, w]), part, total)
-            simd.store(out, i * channels + c, total)
+            total = zero
+            for t in range(count):
+                part = simd.load(line, (first[i] + t) * channels + c)
+                total = simd.fma(simd.splat(weights[i, t]), part, total)
+            at = row + i * channels + c
+            if at + lanes <= end:
+                simd.store(y, at, total)
+            else:
+                simd.store_some(y, at, total, end - at)
 
 
 @kernel
@@ -86,20 +101,20 @@ def _resample(start, stop, x, shape, first_d, taps_d, weight_d, first_h, taps_h,
     """Tasks are rows of y: rows of x are summed first, then pixels along that sum."""
     depth, height, width, channels = shape
     out_d, out_h, out_w = len(first_d), len(first_h), len(first_w)
-    size, out_size = width * channels, out_w * channels
-    line = np.empty(size + simd.lanes(x), x.dtype)
-    out = np.empty(out_size + simd.lanes(x), x.dtype)
+    size = width * channels
+    line = np.zeros(size + simd.lanes(x), x.dtype)
+    rows = np.empty(weight_d.shape[1] * weight_h.shape[1], np.int64)
+    weights = np.empty(rows.size, x.dtype)
     for row in range(start, stop):
         n, od, oh = row // (out_d * out_h), row // out_h % out_d, row % out_h
-        line[:] = 0
+        count = 0
         for d in range(taps_d[od]):
             for h in range(taps_h[oh]):
-                at = ((n * depth + first_d[od] + d) * height + first_h[oh] + h) * size
-                _add_row(weight_d[od, d] * weight_h[oh, h], x, at, size, line)
-        _sum_pixels(line, channels, first_w, taps_w, weight_w, out)
-        target = y[row * out_size : (row + 1) * out_size]
-        for i in range(out_size):
-            target[i] = out[i]
+                rows[count] = ((n * depth + first_d[od] + d) * height + first_h[oh] + h) * size
+                weights[count] = weight_d[od, d] * weight_h[oh, h]
+                count += 1
+        _sum_rows(x, rows, weights, count, line, size)
+        _sum_pixels(line, channels, first_w, taps_w, weight_w, y, row * out_w * channels)
 
 
 def resample(x: np.ndarray, bands: tuple[Band, Band, Band]) -> np.ndarray:

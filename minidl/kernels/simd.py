@@ -166,6 +166,21 @@ def store_some(typingctx, array, position, vector, count):
 
 
 @intrinsic
+def prefetch(typingctx, array, position):
+    """Ask for the cache line of ``array[position]``, which will be read soon."""
+
+    def codegen(context, builder, signature, args):
+        pointer = address(builder, context, array, *args, ir.IntType(8))
+        flags = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]  # read, keep, data
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in (pointer, *flags)])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [pointer, *flags])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
 def transpose(typingctx, source, at, row, out, to, out_row):
     """``out[j, i] = source[i, j]`` for a square of as many rows and columns as there are lanes.
 
@@ -310,6 +325,9 @@ if DISABLED:  # the same functions on small ndarrays
     def store_some(array, position, vector, count):
         count = min(count, len(vector))
         array[position : position + count] = vector[:count]
+
+    def prefetch(array, position):
+        pass
 
     def transpose(source, at, row, out, to, out_row):
         numbers = np.arange(lanes_of(source.dtype))

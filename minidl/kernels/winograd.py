@@ -33,9 +33,10 @@ ELEMENTS = IN * IN
 TILE_BLOCK = 48  # tiles that a task multiplies at once; their products stay in its cache
 # Input channels whose transformed kernels are in the cache at once; whole tiles of the product.
 CHANNEL_BLOCK = 8 * gemm.TILE_ROWS
+KERNEL_BYTES = 4 << 20  # transformed kernels up to which they are kept for all tiles
 MIN_TASKS = 8  # enough to keep threads busy
-CHUNK_BYTES = 2 << 20  # transformed tiles that a weight gradient takes together
-PART_BYTES = 3 << 20  # transformed weight gradient up to which a thread has one of its own
+CHUNK_BYTES = 5 << 20  # transformed tiles that a weight gradient takes together
+PART_BYTES = 1 << 20  # transformed weight gradient up to which a thread has one of its own
 MIN_CHUNK = 64  # but so many at least
 
 
@@ -121,6 +122,39 @@ def gather_kernel_line(w0, w1, w2, w3, w4, w5):
 
 
 @kernel
+def load_3(source, at, step, some):
+    """Three vectors `step` apart, of which the first `some` lanes count."""
+    return (
+        simd.load_some(source, at, some),
+        simd.load_some(source, at + step, some),
+        simd.load_some(source, at + 2 * step, some),
+    )
+
+
+@kernel
+def load_4(source, at, step, some):
+    """Four of them."""
+    return (*load_3(source, at, step, some), simd.load_some(source, at + 3 * step, some))
+
+
+@kernel
+def load_6(source, at, step, some):
+    """Six of them."""
+    return load_3(source, at, step, some) + load_3(source, at + 3 * step, step, some)
+
+
+@kernel
+def store_6(out, at, step, line):
+    """Write six vectors, `step` apart."""
+    simd.store(out, at, line[0])
+    simd.store(out, at + step, line[1])
+    simd.store(out, at + 2 * step, line[2])
+    simd.store(out, at + 3 * step, line[3])
+    simd.store(out, at + 4 * step, line[4])
+    simd.store(out, at + 5 * step, line[5])
+
+
+@kernel
 def place(tile, tiles):
     """Image, and first output row and column, of a tile."""
     column = tile % tiles.columns
@@ -149,6 +183,30 @@ def take_patch(source, n, h, w, height, width, step_h, step_w, channels, size, p
 
 
 @kernel
+def transform_patch(source, at, down, right, some, rows, out, to, plane):
+    """Rows 0 to 2 or 3 to 5 of ``Bᵀ d B`` for a register of channels; `plane` from each to next."""
+    d0 = transform_input_line(*load_6(source, at, down, some))
+    d1 = transform_input_line(*load_6(source, at + right, down, some))
+    d2 = transform_input_line(*load_6(source, at + 2 * right, down, some))
+    d3 = transform_input_line(*load_6(source, at + 3 * right, down, some))
+    d4 = transform_input_line(*load_6(source, at + 4 * right, down, some))
+    d5 = transform_input_line(*load_6(source, at + 5 * right, down, some))
+    if rows == 0:
+        store_6(out, to, plane, transform_input_line(d0[0], d1[0], d2[0], d3[0], d4[0], d5[0]))
+        to += IN * plane
+        store_6(out, to, plane, transform_input_line(d0[1], d1[1], d2[1], d3[1], d4[1], d5[1]))
+        to += IN * plane
+        store_6(out, to, plane, transform_input_line(d0[2], d1[2], d2[2], d3[2], d4[2], d5[2]))
+    else:
+        to += 3 * IN * plane
+        store_6(out, to, plane, transform_input_line(d0[3], d1[3], d2[3], d3[3], d4[3], d5[3]))
+        to += IN * plane
+        store_6(out, to, plane, transform_input_line(d0[4], d1[4], d2[4], d3[4], d4[4], d5[4]))
+        to += IN * plane
+        store_6(out, to, plane, transform_input_line(d0[5], d1[5], d2[5], d3[5], d4[5], d5[5]))
+
+
+@kernel
 def transform_input(start, stop, source, tiles, channels, first, count, out):
     """Tasks are tiles ``first + task``: ``out[:, task] = Bᵀ d B`` for every channel.
 
@@ -160,7 +218,6 @@ def transform_input(start, stop, source, tiles, channels, first, count, out):
     plane, row = out.shape[1] * out.shape[2], out.shape[2]
     flat = out.reshape(out.size)
     patch = np.empty(ELEMENTS * channels, source.dtype)
-    half = np.empty(ELEMENTS * lanes, source.dtype)
     for task in range(start, min(stop, count)):
         n, h, w = place(first + task, tiles)
         h, w = h - tiles.pad_h, w - tiles.pad_w
@@ -177,31 +234,10 @@ def transform_input(start, stop, source, tiles, channels, first, count, out):
             )  # fmt: skip
             data, at, down, right = patch, 0, IN * channels, channels
         for c in range(0, channels, lanes):
-            some = channels - c
-            for j in range(IN):
-                p = at + c + j * right
-                line = transform_input_line(
-                    simd.load_some(data, p, some),
-                    simd.load_some(data, p + down, some),
-                    simd.load_some(data, p + 2 * down, some),
-                    simd.load_some(data, p + 3 * down, some),
-                    simd.load_some(data, p + 4 * down, some),
-                    simd.load_some(data, p + 5 * down, some),
+            for rows in range(2):  # three at a time, because registers do not hold six
+                transform_patch(
+                    data, at + c, down, right, channels - c, rows, flat, task * row + c, plane
                 )
-                for i in range(IN):
-                    simd.store(half, (i * IN + j) * lanes, line[i])
-            for i in range(IN):
-                p = i * IN * lanes
-                line = transform_input_line(
-                    simd.load(half, p),
-                    simd.load(half, p + lanes),
-                    simd.load(half, p + 2 * lanes),
-                    simd.load(half, p + 3 * lanes),
-                    simd.load(half, p + 4 * lanes),
-                    simd.load(half, p + 5 * lanes),
-                )
-                for j in range(IN):
-                    simd.store(flat, (i * IN + j) * plane + task * row + c, line[j])
 
 
 @kernel
@@ -212,81 +248,95 @@ def transform_kernels(weight, channels, features, channel, rows, feature, column
     out : flat; columns a multiple of the register, zero behind `features`.
     """
     lanes = simd.lanes(weight)
-    half = np.empty(3 * IN * lanes, weight.dtype)
     right = channels * features
+    plane = rows * columns
     for c in range(rows):
         for f in range(0, columns, lanes):
-            some = features - feature - f
-            at = (channel + c) * features + feature + f
-            for j in range(3):
-                p = at + j * right
-                line = transform_kernel_line(
-                    simd.load_some(weight, p, some),
-                    simd.load_some(weight, p + 3 * right, some),
-                    simd.load_some(weight, p + 6 * right, some),
-                )
-                for i in range(IN):
-                    simd.store(half, (i * 3 + j) * lanes, line[i])
-            for i in range(IN):
-                p = i * 3 * lanes
-                line = transform_kernel_line(
-                    simd.load(half, p), simd.load(half, p + lanes), simd.load(half, p + 2 * lanes)
-                )
-                for j in range(IN):
-                    simd.store(out, ((i * IN + j) * rows + c) * columns + f, line[j])
+            some, at = features - feature - f, (channel + c) * features + feature + f
+            g0 = transform_kernel_line(*load_3(weight, at, 3 * right, some))
+            g1 = transform_kernel_line(*load_3(weight, at + right, 3 * right, some))
+            g2 = transform_kernel_line(*load_3(weight, at + 2 * right, 3 * right, some))
+            to = c * columns + f
+            store_6(out, to, plane, transform_kernel_line(g0[0], g1[0], g2[0]))
+            store_6(out, to + 6 * plane, plane, transform_kernel_line(g0[1], g1[1], g2[1]))
+            store_6(out, to + 12 * plane, plane, transform_kernel_line(g0[2], g1[2], g2[2]))
+            store_6(out, to + 18 * plane, plane, transform_kernel_line(g0[3], g1[3], g2[3]))
+            store_6(out, to + 24 * plane, plane, transform_kernel_line(g0[4], g1[4], g2[4]))
+            store_6(out, to + 30 * plane, plane, transform_kernel_line(g0[5], g1[5], g2[5]))
 
 
 @kernel
-def write_tile(products, plane, at, bias, relu, tiles, tile, features, feature, columns, half, y):
-    """``Aᵀ m A`` plus bias for `columns` channels of one tile, to the pixels inside the image."""
+def write_pixels(y, at, step, line, shift, floor, count, some):
+    """Write ``max(line + shift, floor)`` to the first `count` of four pixels, `step` apart."""
+    simd.store_some(y, at, simd.maximum(floor, line[0] + shift), some)
+    if count > 1:
+        simd.store_some(y, at + step, simd.maximum(floor, line[1] + shift), some)
+    if count > 2:
+        simd.store_some(y, at + 2 * step, simd.maximum(floor, line[2] + shift), some)
+    if count > 3:
+        simd.store_some(y, at + 3 * step, simd.maximum(floor, line[3] + shift), some)
+
+
+@kernel
+def write_tile(products, plane, at, bias, floor, tiles, tile, features, feature, columns, y):
+    """``max(Aᵀ m A + bias, floor)`` for `columns` channels of one tile, where the image has it."""
     lanes = simd.lanes(y)
     n, h, w = place(tile, tiles)
+    down, right = tiles.dilation_h * tiles.out_width * features, tiles.dilation_w * features
+    high = (tiles.out_height - h + tiles.dilation_h - 1) // tiles.dilation_h
+    wide = (tiles.out_width - w + tiles.dilation_w - 1) // tiles.dilation_w
+    if high <= 0 or wide <= 0:
+        return
+    to = ((n * tiles.out_height + h) * tiles.out_width + w) * features + feature
+    limit = simd.splat(floor)
     for f in range(0, columns, lanes):
-        some = features - feature - f
+        some, p, q = features - feature - f, at + f, to + f
         shift = simd.load_some(bias, feature + f, some)
-        for j in range(IN):
-            p = at + f + j * plane
-            line = transform_output_line(
-                simd.load(products, p),
-                simd.load(products, p + IN * plane),
-                simd.load(products, p + 2 * IN * plane),
-                simd.load(products, p + 3 * IN * plane),
-                simd.load(products, p + 4 * IN * plane),
-                simd.load(products, p + 5 * IN * plane),
+        m0 = transform_output_line(*load_6(products, p, IN * plane, lanes))
+        m1 = transform_output_line(*load_6(products, p + plane, IN * plane, lanes))
+        m2 = transform_output_line(*load_6(products, p + 2 * plane, IN * plane, lanes))
+        m3 = transform_output_line(*load_6(products, p + 3 * plane, IN * plane, lanes))
+        m4 = transform_output_line(*load_6(products, p + 4 * plane, IN * plane, lanes))
+        m5 = transform_output_line(*load_6(products, p + 5 * plane, IN * plane, lanes))
+        line = transform_output_line(m0[0], m1[0], m2[0], m3[0], m4[0], m5[0])
+        write_pixels(y, q, right, line, shift, limit, wide, some)
+        if high > 1:
+            line = transform_output_line(m0[1], m1[1], m2[1], m3[1], m4[1], m5[1])
+            write_pixels(y, q + down, right, line, shift, limit, wide, some)
+        if high > 2:
+            line = transform_output_line(m0[2], m1[2], m2[2], m3[2], m4[2], m5[2])
+            write_pixels(y, q + 2 * down, right, line, shift, limit, wide, some)
+        if high > 3:
+            line = transform_output_line(m0[3], m1[3], m2[3], m3[3], m4[3], m5[3])
+            write_pixels(y, q + 3 * down, right, line, shift, limit, wide, some)
+
+
+@kernel
+def prepare(start, stop, weight, channels, features, out):
+    """Tasks are panels of features: the transformed kernels of all of them, as `multiply` reads."""
+    lanes = simd.lanes(out)
+    vectors = (features + lanes - 1) // lanes
+    for panel in range(start, stop):
+        feature = gemm.panel_start(panel, vectors) * lanes
+        columns = gemm.panel_start(panel + 1, vectors) * lanes - feature
+        for channel in range(0, channels, CHANNEL_BLOCK):
+            depth = min(CHANNEL_BLOCK, channels - channel)
+            to = ELEMENTS * (feature * channels + channel * columns)
+            transform_kernels(
+                weight, channels, features, channel, depth, feature, columns, out[to:]
             )
-            for i in range(OUT):
-                simd.store(half, (i * IN + j) * lanes, line[i])
-        for i in range(OUT):
-            r = h + i * tiles.dilation_h
-            if r >= tiles.out_height:
-                break
-            p = i * IN * lanes
-            line = transform_output_line(
-                simd.load(half, p),
-                simd.load(half, p + lanes),
-                simd.load(half, p + 2 * lanes),
-                simd.load(half, p + 3 * lanes),
-                simd.load(half, p + 4 * lanes),
-                simd.load(half, p + 5 * lanes),
-            )
-            for j in range(OUT):
-                s = w + j * tiles.dilation_w
-                if s < tiles.out_width:
-                    value = line[j] + shift
-                    if relu:
-                        value = simd.maximum(value, simd.splat(y.dtype.type(0)))
-                    to = ((n * tiles.out_height + r) * tiles.out_width + s) * features
-                    simd.store_some(y, to + feature + f, value, some)
 
 
 @kernel
 def multiply(
-    start, stop, transformed, weight, bias, relu, tiles, channels, features, first, count, y
+    start, stop, transformed, weight, prepared, bias, floor, tiles, channels, features, first, count,
+    y,
 ):
     """Tasks are pairs of `TILE_BLOCK` tiles and a panel of features: multiply and write.
 
     transformed : (36, rows, padded channels), tiles ``first`` to ``first + count`` of the input.
     weight : flat (3, 3, channels, features)
+    prepared : kernels transformed by `prepare`; or empty, and they are transformed here
     y : flat (N, OH, OW, features), overwritten at the pixels of these tiles.
     """
     lanes = simd.lanes(y)
@@ -295,11 +345,12 @@ def multiply(
     data = transformed.reshape(transformed.size)
     all_vectors = (features + lanes - 1) // lanes
     widest = gemm.TILE_VECTORS * lanes
-    kernels = np.empty(ELEMENTS * min(channels, CHANNEL_BLOCK) * widest, y.dtype)
+    ready = prepared.size > 0
+    own = simd.room(0 if ready else ELEMENTS * min(channels, CHANNEL_BLOCK) * widest, y)
+    kernels = prepared if ready else own
     # An odd number of registers from plane to plane keeps 36 streams out of each other's way.
     stride = TILE_BLOCK * widest + lanes
-    products = np.empty(ELEMENTS * stride, y.dtype)
-    half = np.empty(OUT * IN * lanes, y.dtype)
+    products = simd.room(ELEMENTS * stride, y)
     zeros = np.zeros(widest, y.dtype)
     for task in range(start, stop):
         tile = task % blocks * TILE_BLOCK
@@ -309,35 +360,51 @@ def multiply(
         feature, columns = first_vector * lanes, vectors * lanes
         for channel in range(0, channels, CHANNEL_BLOCK):
             depth = min(CHANNEL_BLOCK, channels - channel)
-            transform_kernels(weight, channels, features, channel, depth, feature, columns, kernels)
+            at = ELEMENTS * (feature * channels + channel * columns) if ready else 0
+            if not ready:
+                transform_kernels(
+                    weight, channels, features, channel, depth, feature, columns, kernels
+                )
             for e in range(ELEMENTS):
                 gemm.multiply_block(
                     data, e * plane + tile * row + channel, row, gemm.ONE, gemm.ONE_RUN,
-                    kernels, e * depth * columns, columns, gemm.ONE_RUN, gemm.ONE, depth, columns,
+                    kernels, at + e * depth * columns, columns, gemm.ONE_RUN, gemm.ONE, depth, columns,
                     products if channel else zeros, e * stride if channel else 0,
                     columns if channel else 0,
                     products, e * stride, columns, rows, False,
                 )  # fmt: skip
         for t in range(rows):
             write_tile(
-                products, stride, t * columns, bias, relu, tiles, first + tile + t,
-                features, feature, columns, half, y,
+                products, stride, t * columns, bias, floor, tiles, first + tile + t,
+                features, feature, columns, y,
             )  # fmt: skip
 
 
 @kernel
-def convolve(start, stop, source, weight, bias, relu, tiles, channels, features, row, total, y):
+def room_for(tiles, row, like):
+    """Room for transformed tiles, (36, tiles + 1, row).
+
+    Planes are a row larger than needed, so that their distance is no power of two, for which a
+    cache has few places.
+    """
+    return simd.room(ELEMENTS * (tiles + 1) * row, like).reshape((ELEMENTS, tiles + 1, row))
+
+
+@kernel
+def convolve(
+    start, stop, source, weight, prepared, bias, floor, tiles, channels, features, row, total, y
+):
     """Tasks are blocks of `TILE_BLOCK` tiles: transform and multiply, all of it in one cache."""
     vectors = (features + simd.lanes(y) - 1) // simd.lanes(y)
     panels = gemm.panels_of(vectors)
-    transformed = np.empty((ELEMENTS, TILE_BLOCK + 1, row), y.dtype)
+    transformed = room_for(TILE_BLOCK, row, y)
     for block in range(start, stop):
         first = block * TILE_BLOCK
         count = min(TILE_BLOCK, total - first)
         transform_input(gemm.ZERO, count, source, tiles, channels, first, count, transformed)
         multiply(
-            gemm.ZERO, panels, transformed, weight, bias, relu, tiles, channels, features,
-            first, count, y,
+            gemm.ZERO, panels, transformed, weight, prepared, bias, floor, tiles, channels,
+            features, first, count, y,
         )  # fmt: skip
 
 
@@ -352,7 +419,6 @@ def transform_gradient(start, stop, gy, tiles, features, first, count, out):
     plane, row = out.shape[1] * out.shape[2], out.shape[2]
     flat = out.reshape(out.size)
     patch = np.empty(OUT * OUT * features, gy.dtype)
-    half = np.empty(IN * OUT * lanes, gy.dtype)
     for task in range(start, min(stop, count)):
         n, h, w = place(first + task, tiles)
         inside = (
@@ -368,85 +434,163 @@ def transform_gradient(start, stop, gy, tiles, features, first, count, out):
             )  # fmt: skip
             data, at, down, right = patch, 0, OUT * features, features
         for f in range(0, features, lanes):
-            some = features - f
-            for j in range(OUT):
-                p = at + f + j * right
-                line = transform_gradient_line(
-                    simd.load_some(data, p, some),
-                    simd.load_some(data, p + down, some),
-                    simd.load_some(data, p + 2 * down, some),
-                    simd.load_some(data, p + 3 * down, some),
-                )
-                for i in range(IN):
-                    simd.store(half, (i * OUT + j) * lanes, line[i])
-            for i in range(IN):
-                p = i * OUT * lanes
-                line = transform_gradient_line(
-                    simd.load(half, p),
-                    simd.load(half, p + lanes),
-                    simd.load(half, p + 2 * lanes),
-                    simd.load(half, p + 3 * lanes),
-                )
-                for j in range(IN):
-                    simd.store(flat, (i * IN + j) * plane + task * row + f, line[j])
+            some, p, to = features - f, at + f, task * row + f
+            y0 = transform_gradient_line(*load_4(data, p, down, some))
+            y1 = transform_gradient_line(*load_4(data, p + right, down, some))
+            y2 = transform_gradient_line(*load_4(data, p + 2 * right, down, some))
+            y3 = transform_gradient_line(*load_4(data, p + 3 * right, down, some))
+            store_6(flat, to, plane, transform_gradient_line(y0[0], y1[0], y2[0], y3[0]))
+            to += IN * plane
+            store_6(flat, to, plane, transform_gradient_line(y0[1], y1[1], y2[1], y3[1]))
+            to += IN * plane
+            store_6(flat, to, plane, transform_gradient_line(y0[2], y1[2], y2[2], y3[2]))
+            to += IN * plane
+            store_6(flat, to, plane, transform_gradient_line(y0[3], y1[3], y2[3], y3[3]))
+            to += IN * plane
+            store_6(flat, to, plane, transform_gradient_line(y0[4], y1[4], y2[4], y3[4]))
+            to += IN * plane
+            store_6(flat, to, plane, transform_gradient_line(y0[5], y1[5], y2[5], y3[5]))
 
 
 @kernel
-def accumulate(start, stop, x, gy, count, add, sums):
-    """Tasks are (part of the tiles, `CHANNEL_BLOCK` channels, panel of features).
+def multiply_tiles(
+    x, gy, x_at, gy_at, count, channels, width, before, before_at, before_row, before_plane,
+    sums, at, row, plane,
+):  # fmt: skip
+    """``sums[e] = before[e] + x[e]ᵀ @ gy[e]`` over `count` tiles, for each of the 36 elements e.
 
-    ``sums[part, e] (+)= x[e]ᵀ @ gy[e]`` over the tiles of the part, for each of 36 elements e.
-
-    x, gy : transformed tiles, (36, rows, channels), (36, rows, features), `count` rows valid
-    sums : (parts, 36, channels, features), in whole tiles and in whole registers
+    x, gy : transformed tiles, from whose channel `x_at` and `gy_at` on `channels` and `width` are
+        taken
+    sums : flat; planes from element to element, rows from channel to channel, in whole tiles
     """
-    lanes = simd.lanes(sums)
-    parts, _, channels, features = sums.shape
-    vectors = features // lanes
-    panels = gemm.panels_of(vectors)
-    blocks = (channels + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK
     x_row, gy_row = x.shape[2], gy.shape[2]
-    a, b, out = x.reshape(x.size), gy.reshape(gy.size), sums.reshape(sums.size)
-    zeros = np.zeros(gemm.TILE_VECTORS * lanes, sums.dtype)
-    for task in range(start, stop):
-        part = task // (blocks * panels)
-        channel = task // panels % blocks * CHANNEL_BLOCK
-        v = gemm.panel_start(task % panels, vectors)
-        width = gemm.panel_start(task % panels + 1, vectors) - v
-        tile = part * count // parts
-        depth = (part + 1) * count // parts - tile
-        if depth == 0:  # the last chunk may have fewer tiles than parts; the first never has
-            continue
-        for e in range(ELEMENTS):
-            to = ((part * ELEMENTS + e) * channels + channel) * features + v * lanes
-            gemm.multiply_block(
-                a, (e * x.shape[1] + tile) * x_row + channel, gemm.ONE, x_row, gemm.ONE_RUN,
-                b, (e * gy.shape[1] + tile) * gy_row + v * lanes, gy_row, gemm.ONE_RUN,
-                gemm.ONE, depth, width * lanes,
-                out if add else zeros, to if add else 0, features if add else 0,
-                out, to, features, min(CHANNEL_BLOCK, channels - channel), False,
-            )  # fmt: skip
+    a, b = x.reshape(x.size), gy.reshape(gy.size)
+    for e in range(ELEMENTS):
+        gemm.multiply_block(
+            a, e * x.shape[1] * x_row + x_at, gemm.ONE, x_row, gemm.ONE_RUN,
+            b, e * gy.shape[1] * gy_row + gy_at, gy_row, gemm.ONE_RUN, gemm.ONE, count, width,
+            before, before_at + e * before_plane, before_row, sums, at + e * plane, row, channels,
+            False,
+        )  # fmt: skip
+
+
+@kernel
+def add_3(gw, at, step, line, add, some):
+    """Write three vectors, `step` apart, or add them to what is there."""
+    if add:
+        before = load_3(gw, at, step, some)
+        line = line[0] + before[0], line[1] + before[1], line[2] + before[2]
+    simd.store_some(gw, at, line[0], some)
+    simd.store_some(gw, at + step, line[1], some)
+    simd.store_some(gw, at + 2 * step, line[2], some)
+
+
+@kernel
+def write_kernels(
+    sums, at, row, plane, channels, features, channel, rows, feature, columns, add, gw
+):  # fmt: skip
+    """``gw (+)= Gᵀ sums G`` for `rows` input channels and `columns` output channels.
+
+    sums : flat, the products of all tiles, element by element
+    gw : flat (3, 3, channels, features)
+    """
+    lanes = simd.lanes(gw)
+    step = channels * features
+    for c in range(rows):
+        for f in range(0, columns, lanes):
+            p = at + c * row + f
+            w0 = gather_kernel_line(*load_6(sums, p, IN * plane, lanes))
+            w1 = gather_kernel_line(*load_6(sums, p + plane, IN * plane, lanes))
+            w2 = gather_kernel_line(*load_6(sums, p + 2 * plane, IN * plane, lanes))
+            w3 = gather_kernel_line(*load_6(sums, p + 3 * plane, IN * plane, lanes))
+            w4 = gather_kernel_line(*load_6(sums, p + 4 * plane, IN * plane, lanes))
+            w5 = gather_kernel_line(*load_6(sums, p + 5 * plane, IN * plane, lanes))
+            to, some = (channel + c) * features + feature + f, features - feature - f
+            line = gather_kernel_line(w0[0], w1[0], w2[0], w3[0], w4[0], w5[0])
+            add_3(gw, to, step, line, add, some)
+            line = gather_kernel_line(w0[1], w1[1], w2[1], w3[1], w4[1], w5[1])
+            add_3(gw, to + 3 * step, step, line, add, some)
+            line = gather_kernel_line(w0[2], w1[2], w2[2], w3[2], w4[2], w5[2])
+            add_3(gw, to + 6 * step, step, line, add, some)
 
 
 @kernel
 def correlate(start, stop, x, gy, tiles, x_row, gy_row, total, sums):
-    """Tasks are parts of the tiles: transform x and gy and `accumulate`, all in one cache."""
+    """Tasks are parts of the tiles: transform x and gy, multiply and sum up, all in one cache.
+
+    sums : (parts, 36, channels, features), in whole tiles and in whole registers
+    """
     parts, _, channels, features = sums.shape
-    panels = gemm.panels_of(features // simd.lanes(sums))
-    tasks = panels * ((channels + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK)
-    x_tiles = np.empty((ELEMENTS, TILE_BLOCK + 1, x_row), x.dtype)
-    gy_tiles = np.empty((ELEMENTS, TILE_BLOCK + 1, gy_row), x.dtype)
+    lanes = simd.lanes(sums)
+    vectors = features // lanes
+    x_tiles, gy_tiles = room_for(TILE_BLOCK, x_row, x), room_for(TILE_BLOCK, gy_row, x)
     x_channels = x.size // (tiles.images * tiles.height * tiles.width)
     gy_channels = gy.size // (tiles.images * tiles.out_height * tiles.out_width)
+    flat, zeros = sums.reshape(sums.size), np.zeros(gemm.TILE_VECTORS * lanes, sums.dtype)
     for part in range(start, stop):
         begin, end = part * total // parts, (part + 1) * total // parts
         for first in range(begin, end, TILE_BLOCK):
             count = min(TILE_BLOCK, end - first)
             transform_input(gemm.ZERO, count, x, tiles, x_channels, first, count, x_tiles)
             transform_gradient(gemm.ZERO, count, gy, tiles, gy_channels, first, count, gy_tiles)
-            accumulate(
-                gemm.ZERO, tasks, x_tiles, gy_tiles, count, first > begin, sums[part : part + 1]
-            )
+            plane, new = channels * features, first == begin
+            for panel in range(gemm.panels_of(vectors)):
+                feature = gemm.panel_start(panel, vectors) * lanes
+                width = gemm.panel_start(panel + 1, vectors) * lanes - feature
+                at = part * ELEMENTS * plane + feature
+                multiply_tiles(
+                    x_tiles, gy_tiles, gemm.ZERO, feature, count, channels, width,
+                    zeros if new else flat, 0 if new else at, 0 if new else features,
+                    0 if new else plane, flat, at, features, plane,
+                )  # fmt: skip
+
+
+@kernel
+def add_parts(start, stop, sums, channels, features, gw):
+    """Tasks are input channels: add the parts of `correlate` and write their kernels.
+
+    sums : overwritten
+    """
+    parts, _, rows, columns = sums.shape
+    flat, plane = sums.reshape(sums.size), rows * columns
+    for c in range(start, stop):
+        for e in range(ELEMENTS):
+            at = e * plane + c * columns
+            for part in range(1, parts):
+                for f in range(columns):
+                    flat[at + f] += flat[part * ELEMENTS * plane + at + f]
+        write_kernels(
+            flat, c * columns, columns, plane, channels, features, c, gemm.ONE, gemm.ZERO, columns,
+            False, gw,
+        )  # fmt: skip
+
+
+@kernel
+def correlate_channels(start, stop, x_tiles, gy_tiles, count, channels, features, add, gw):
+    """Tasks are (`CHANNEL_BLOCK` input channels, panel of features): the gradient of their kernels.
+
+    x_tiles, gy_tiles : transformed tiles, `count` of them
+    gw : flat (3, 3, channels, features); overwritten, or added to
+    """
+    lanes = simd.lanes(gw)
+    vectors = (features + lanes - 1) // lanes
+    panels = gemm.panels_of(vectors)
+    widest = gemm.TILE_VECTORS * lanes
+    plane = CHANNEL_BLOCK * widest + lanes
+    sums, zeros = simd.room(ELEMENTS * plane, gw), np.zeros(widest, gw.dtype)
+    for task in range(start, stop):
+        channel = task // panels * CHANNEL_BLOCK
+        rows = min(CHANNEL_BLOCK, channels - channel)
+        feature = gemm.panel_start(task % panels, vectors) * lanes
+        width = gemm.panel_start(task % panels + 1, vectors) * lanes - feature
+        multiply_tiles(
+            x_tiles, gy_tiles, channel, feature, count, rows, width,
+            zeros, gemm.ZERO, gemm.ZERO, gemm.ZERO, sums, gemm.ZERO, width, plane,
+        )  # fmt: skip
+        write_kernels(
+            sums, gemm.ZERO, width, plane, channels, features, channel, rows, feature, width, add,
+            gw,
+        )  # fmt: skip
 
 
 @kernel
@@ -455,53 +599,6 @@ def turn_kernels(start, stop, weight, channels, features, out):
     for tap in range(start, stop):
         at, to = tap * channels * features, (8 - tap) * channels * features
         gemm.transpose(weight, at, features, channels, features, out, to, channels)
-
-
-@kernel
-def gather_kernels(start, stop, sums, channels, features, gw):
-    """Tasks are input channels: add the parts of `accumulate`, ``gw = Gᵀ sum G``.
-
-    gw : flat (3, 3, channels, features)
-    """
-    lanes = simd.lanes(gw)
-    parts, _, rows, columns = sums.shape
-    flat = sums.reshape(sums.size)
-    plane = rows * columns
-    whole = np.empty(ELEMENTS * lanes, gw.dtype)
-    half = np.empty(3 * IN * lanes, gw.dtype)
-    for c in range(start, stop):
-        for f in range(0, features, lanes):
-            for e in range(ELEMENTS):
-                at = e * plane + c * columns + f
-                total = simd.load(flat, at)
-                for part in range(1, parts):
-                    total += simd.load(flat, part * ELEMENTS * plane + at)
-                simd.store(whole, e * lanes, total)
-            for j in range(IN):
-                p = j * lanes
-                line = gather_kernel_line(
-                    simd.load(whole, p),
-                    simd.load(whole, p + 6 * lanes),
-                    simd.load(whole, p + 12 * lanes),
-                    simd.load(whole, p + 18 * lanes),
-                    simd.load(whole, p + 24 * lanes),
-                    simd.load(whole, p + 30 * lanes),
-                )
-                for i in range(3):
-                    simd.store(half, (i * IN + j) * lanes, line[i])
-            for i in range(3):
-                p = i * IN * lanes
-                line = gather_kernel_line(
-                    simd.load(half, p),
-                    simd.load(half, p + lanes),
-                    simd.load(half, p + 2 * lanes),
-                    simd.load(half, p + 3 * lanes),
-                    simd.load(half, p + 4 * lanes),
-                    simd.load(half, p + 5 * lanes),
-                )
-                for j in range(3):
-                    to = ((i * 3 + j) * channels + c) * features + f
-                    simd.store_some(gw, to, line[j], features - f)
 
 
 def cover(x, dilation, padding, out_size) -> Tiles:
@@ -561,26 +658,33 @@ def forward(x, weight, bias, padding, dilation, out_size, relu=False):
     y = np.empty((len(x), *out_size, features), x.dtype)
     tiles = cover(x, dilation, padding, out_size)
     total = number_of(tiles)
+    floor = x.dtype.type(0 if relu else -np.inf)
     blocks = -(-total // TILE_BLOCK)
     work = total * channels * features
+    flat = weight.reshape(-1)
+    panels = gemm.panels_of(gemm.vectors_for(features, x.dtype))
+    size = ELEMENTS * channels * gemm.vectors_for(features, x.dtype) * simd.lanes_of(x.dtype)
+    often = blocks >= MIN_TASKS and size * x.itemsize <= KERNEL_BYTES
+    prepared = np.empty(size if often else 0, x.dtype)
+    if often:
+        parallel.run(prepare, panels, size, flat, channels, features, prepared)
     if blocks >= MIN_TASKS:
         parallel.run(
-            convolve, blocks, work, x.reshape(-1), weight.reshape(-1), bias, relu, tiles,
+            convolve, blocks, work, x.reshape(-1), flat, prepared, bias, floor, tiles,
             channels, features, _row(channels, x.dtype), total, y.reshape(-1),
         )  # fmt: skip
         return y
     # Few tiles, and so many channels: threads share the features, and all need all tiles.
     transformed = _room(total, channels, x.dtype)
     _transform(transform_input, x, tiles, 0, total, transformed)
-    panels = gemm.panels_of(gemm.vectors_for(features, x.dtype))
     parallel.run(
-        multiply, blocks * panels, work, transformed, weight.reshape(-1), bias, relu, tiles,
+        multiply, blocks * panels, work, transformed, flat, prepared, bias, floor, tiles,
         channels, features, 0, total, y.reshape(-1),
     )  # fmt: skip
     return y
 
 
-def input_grad(gy, weight, bias, padding, dilation, size):
+def input_grad(gy, weight, bias, padding, dilation, size, relu=False):
     """Gradient of the input of `forward`: the convolution of gy with the kernels turned round.
 
     Parameters
@@ -588,7 +692,7 @@ def input_grad(gy, weight, bias, padding, dilation, size):
     gy : (N, OH, OW, F) array
     weight : (3, 3, C, F) array
     bias : (C,) array
-    padding, dilation : as for `forward`
+    padding, dilation, relu : as for `forward`
     size : (H, W)
     """
     channels, features = weight.shape[2:]
@@ -597,7 +701,7 @@ def input_grad(gy, weight, bias, padding, dilation, size):
         turn_kernels, 9, weight.size, weight.reshape(-1), channels, features, turned.reshape(-1)
     )
     rest = tuple(2 * d - p for d, p in zip(dilation, padding, strict=True))
-    return forward(gy, turned, bias, rest, dilation, size)
+    return forward(gy, turned, bias, rest, dilation, size, relu)
 
 
 def weight_grad(x, gy, padding, dilation):
@@ -611,18 +715,18 @@ def weight_grad(x, gy, padding, dilation):
     if total == 0:
         return np.zeros((3, 3, channels, features), x.dtype)
     work = total * channels * features
+    gw = np.empty((3, 3, channels, features), x.dtype)
     if ELEMENTS * rows * columns * x.itemsize <= PART_BYTES and total >= MIN_TASKS * TILE_BLOCK:
         sums = np.empty((MIN_TASKS, ELEMENTS, rows, columns), x.dtype)
         parallel.run(
             correlate, MIN_TASKS, work, x.reshape(-1), gy.reshape(-1), tiles,
             _row(channels, x.dtype), _row(features, x.dtype), total, sums,
         )  # fmt: skip
-        return _gather_kernels(sums, channels, features)
-    # Many channels: threads share the products, and all need all tiles.
+        parallel.run(add_parts, channels, sums.size, sums, channels, features, gw.reshape(-1))
+        return gw
+    # Many channels or few tiles: threads share the channels, and all need all tiles.
     size = max(MIN_CHUNK, CHUNK_BYTES // (ELEMENTS * x.itemsize * (channels + features)))
-    tasks = -(-rows // CHANNEL_BLOCK) * gemm.panels_of(columns // lanes)
-    parts = min(total, max(1, MIN_TASKS // tasks))
-    sums = np.empty((parts, ELEMENTS, rows, columns), x.dtype)
+    tasks = -(-channels // CHANNEL_BLOCK) * gemm.panels_of(columns // lanes)
     x_tiles = _room(min(size, total), channels, x.dtype)
     gy_tiles = _room(min(size, total), features, x.dtype)
     for first in range(0, total, size):
@@ -630,17 +734,7 @@ def weight_grad(x, gy, padding, dilation):
         _transform(transform_input, x, tiles, first, count, x_tiles)
         _transform(transform_gradient, gy, tiles, first, count, gy_tiles)
         parallel.run(
-            accumulate, parts * tasks, count * channels * features,
-            x_tiles, gy_tiles, count, first > 0, sums,
+            correlate_channels, tasks, count * channels * features + gw.size,
+            x_tiles, gy_tiles, count, channels, features, first > 0, gw.reshape(-1),
         )  # fmt: skip
-    return _gather_kernels(sums, channels, features)
-
-
-def _gather_kernels(sums, channels, features):
-    """The weight gradient from the parts of its transform."""
-    gw = np.empty((3, 3, channels, features), sums.dtype)
-    parallel.run(
-        gather_kernels, channels, gw.size * 10,
-        sums, channels, features, gw.reshape(-1),
-    )  # fmt: skip
     return gw

@@ -79,11 +79,14 @@ class _Conv(Module):
         bias: bool = True,
         rng: np.random.Generator | None = None,
         dtype: Any = np.float32,
+        *,
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
         _grouped(name, groups, in_channels=in_channels, out_channels=out_channels)
         self.in_channels, self.out_channels = in_channels, out_channels
+        self.activation = check.choice(name, "activation", activation, (None, "relu"))
         self.kernel_size = check.integers(name, "kernel_size", kernel_size, self.axes, 1)
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.groups = groups
@@ -109,13 +112,15 @@ class Conv1d(_Conv):
         Whether there is one.
     rng : numpy.random.Generator, optional
     dtype : float32 or float64
+    activation : None or 'relu'
+        What follows; 'relu' costs next to nothing here.
     """
 
     axes = 1
 
     def forward(self, x: Any) -> Any:
         """(N, L, C) to (N, OL, F)."""
-        return F.conv1d(x, *self.arguments)
+        return F.conv1d(x, *self.arguments, activation=self.activation)
 
 
 class Conv2d(_Conv):
@@ -131,13 +136,15 @@ class Conv2d(_Conv):
         Whether there is one.
     rng : numpy.random.Generator, optional
     dtype : float32 or float64
+    activation : None or 'relu'
+        What follows; 'relu' costs next to nothing here.
     """
 
     axes = 2
 
     def forward(self, x: Any) -> Any:
         """(N, H, W, C) to (N, OH, OW, F)."""
-        return F.conv2d(x, *self.arguments)
+        return F.conv2d(x, *self.arguments, activation=self.activation)
 
 
 class Conv3d(_Conv):
@@ -153,13 +160,15 @@ class Conv3d(_Conv):
         Whether there is one.
     rng : numpy.random.Generator, optional
     dtype : float32 or float64
+    activation : None or 'relu'
+        What follows; 'relu' costs next to nothing here.
     """
 
     axes = 3
 
     def forward(self, x: Any) -> Any:
         """(N, D, H, W, C) to (N, OD, OH, OW, F)."""
-        return F.conv3d(x, *self.arguments)
+        return F.conv3d(x, *self.arguments, activation=self.activation)
 
 
 class _ConvTranspose(Module):
@@ -184,11 +193,14 @@ class _ConvTranspose(Module):
         dilation: Any = 1,
         rng: np.random.Generator | None = None,
         dtype: Any = np.float32,
+        *,
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
         _grouped(name, groups, in_channels=in_channels, out_channels=out_channels)
         self.in_channels, self.out_channels = in_channels, out_channels
+        self.activation = check.choice(name, "activation", activation, (None, "relu"))
         self.kernel_size = check.integers(name, "kernel_size", kernel_size, self.axes, 1)
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.output_padding, self.groups = output_padding, groups
@@ -219,13 +231,15 @@ class ConvTranspose1d(_ConvTranspose):
         Whether there is one.
     rng : numpy.random.Generator, optional
     dtype : float32 or float64
+    activation : None or 'relu'
+        What follows; 'relu' costs next to nothing here.
     """
 
     axes = 1
 
     def forward(self, x: Any) -> Any:
         """(N, L, C) to (N, OL, F)."""
-        return F.conv_transpose1d(x, *self.arguments)
+        return F.conv_transpose1d(x, *self.arguments, activation=self.activation)
 
 
 class ConvTranspose2d(_ConvTranspose):
@@ -241,13 +255,15 @@ class ConvTranspose2d(_ConvTranspose):
         Whether there is one.
     rng : numpy.random.Generator, optional
     dtype : float32 or float64
+    activation : None or 'relu'
+        What follows; 'relu' costs next to nothing here.
     """
 
     axes = 2
 
     def forward(self, x: Any) -> Any:
         """(N, H, W, C) to (N, OH, OW, F)."""
-        return F.conv_transpose2d(x, *self.arguments)
+        return F.conv_transpose2d(x, *self.arguments, activation=self.activation)
 
 
 class ConvTranspose3d(_ConvTranspose):
@@ -263,10 +279,12 @@ class ConvTranspose3d(_ConvTranspose):
         Whether there is one.
     rng : numpy.random.Generator, optional
     dtype : float32 or float64
+    activation : None or 'relu'
+        What follows; 'relu' costs next to nothing here.
     """
 
     axes = 3
 
     def forward(self, x: Any) -> Any:
         """(N, D, H, W, C) to (N, OD, OH, OW, F)."""
-        return F.conv_transpose3d(x, *self.arguments)
+        return F.conv_transpose3d(x, *self.arguments, activation=self.activation)

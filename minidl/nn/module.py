@@ -10,6 +10,10 @@ import numpy as np
 
 from minidl.tensor import Tensor
 
+# Called, where there is one, as listener(module, forward, ...) in place of forward(...); it must
+# return what that does. `minidl.profile` listens here.
+listener: Callable[..., Any] | None = None
+
 
 class Parameter(Tensor):
     """A tensor that is learned: an attribute of a module, found by `Module.parameters`.
@@ -79,6 +83,8 @@ class Module:
         """Run `forward`; a ValueError or TypeError from inside names the layer by its path."""
         self._check_initialised()
         try:
+            if (heard := listener) is not None:
+                return heard(self, self.forward, *args, **kwargs)
             return self.forward(*args, **kwargs)
         except (ValueError, TypeError) as error:
             _name_layer(error, self)

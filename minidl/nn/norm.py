@@ -28,9 +28,14 @@ class _BatchNorm(Module):
         affine: bool = True,
         track_running_stats: bool = True,
         dtype: Any = np.float32,
+        *,
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         check.integers(type(self).__name__, "num_features", num_features, 1, 1)
+        self.activation = check.choice(
+            type(self).__name__, "activation", activation, (None, "relu")
+        )
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         self.weight = Parameter(np.ones(num_features, dtype)) if affine else None
@@ -49,7 +54,7 @@ class _BatchNorm(Module):
             )
         y = F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training,
-            self._share(), self.eps,
+            self._share(), self.eps, activation=self.activation,
         )  # fmt: skip
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
@@ -67,7 +72,7 @@ class BatchNorm1d(_BatchNorm):
 
     Parameters
     ----------
-    num_features, eps, momentum, affine, track_running_stats, dtype
+    num_features, eps, momentum, affine, track_running_stats, dtype, activation
         As for `BatchNorm2d`.
     """
 
@@ -90,6 +95,8 @@ class BatchNorm2d(_BatchNorm):
         Whether there are running moments. Otherwise each batch is normalised by itself, in
         predicting as well.
     dtype : float32 or float64
+    activation : None or 'relu'
+        With 'relu', followed by a ReLU, in the same passes over memory.
 
     Notes
     -----
@@ -104,7 +111,7 @@ class BatchNorm3d(_BatchNorm):
 
     Parameters
     ----------
-    num_features, eps, momentum, affine, track_running_stats, dtype
+    num_features, eps, momentum, affine, track_running_stats, dtype, activation
         As for `BatchNorm2d`.
     """
 

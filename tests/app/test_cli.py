@@ -44,7 +44,7 @@ def test_a_whole_job_by_commands(tmp_path, capsys):
 def test_without_arguments_it_gives_an_overview(capsys):
     assert cli.main([]) == 0
     said = capsys.readouterr().out
-    for command in ("demo", "train", "evaluate", "predict"):
+    for command in ("demo", "train", "evaluate", "predict", "profile"):
         assert f"minidl {command}" in said
 
 
@@ -53,7 +53,9 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"minidl {minidl.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["evaluate"], ["predict"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["train"], ["evaluate"], ["predict"], ["profile"]]
+)
 def test_help_explains_itself_in_lines_of_a_terminal(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     assert cli.main([*command, "--help"]) == 0
@@ -88,6 +90,9 @@ def test_help_explains_itself_in_lines_of_a_terminal(command, capsys, monkeypatc
         (["evaluate", "x", "y", "--split", "some"], "--split: invalid choice: 'some'"),
         (["predict", "x", "y"], "the following arguments are required: --out"),
         (["demo", "--steps", "many"], "--steps: 'many'"),
+        (["profile", "--input", "4,256,256"], "--input: '4,256,256', expected four whole numbers"),
+        (["profile", "--input", "4,0,256,1"], "expected four whole numbers, 1 or more"),
+        (["profile", "--input", "4,x,256,1"], "such as 4,256,256,1"),
     ],
 )
 def test_a_bad_option_is_one_line_and_code_2(arguments, message, capsys):
@@ -203,3 +208,39 @@ def test_help_does_not_load_what_is_heavy():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_profile_of_a_new_network(tmp_path, capsys):
+    path = tmp_path / "profile.json"
+    network = ["--root", "4", "--depth", "2", "--classes", "3", "--no-batch-norm"]
+    command = ["profile", "--input", "2,16,24,3", "--steps", "2", *network, "--json", str(path)]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert "UNet, input 2 x 16 x 24 x 3, 2 steps on " in said
+    assert re.search(r"^down\.0\.conv1 +Conv +\d", said, re.M)
+    assert re.search(r"^optim\.adam +\d", said, re.M)
+    found = json.loads(path.read_text())
+    assert len(found["seconds"]) == 2
+    layers = [row["layer"] for row in found["layers"]]
+    assert "merge.0.conv2" in layers
+    assert "down.0.norm1" not in layers
+
+
+def test_profile_of_the_inference_of_a_run(tiny_run, capsys):
+    shape = ["--input", "1,16,16,1", "--threads", "1"]
+    assert cli.main(["profile", str(tiny_run), "--inference", "--steps", "1", *shape]) == 0
+    said = capsys.readouterr().out
+    assert "UNet, input 1 x 16 x 16 x 1, 1 step on 1 thread: mean" in said
+    assert re.search(r"^down\.0\.norm1 +BatchNorm +\d", said, re.M)
+    assert "optim." not in said
+
+
+def test_profile_refuses_what_does_not_fit(tiny_run, tmp_path, capsys):
+    assert "--root, --no-batch-norm: the network of" in fails(
+        ["profile", tiny_run, "--no-batch-norm", "--root", 4], capsys
+    )
+    words = fails(["profile", "--depth", 3, "--input", "1,18,16,1"], capsys)
+    assert "--input 1,18,16,1: UNet: height and width must be multiples of 4" in words
+    assert "no such run folder" in fails(["profile", tmp_path / "nowhere"], capsys)
+    (tmp_path / "p.json").write_text("mine")
+    assert "nothing is overwritten" in fails(["profile", "--json", tmp_path / "p.json"], capsys)

@@ -9,7 +9,7 @@ from checking import check_float32, check_gradient, check_threads, normal, run, 
 from minidl import Tensor
 from minidl.functional import activation as A
 from minidl.kernels import jit
-from minidl.kernels.exponential import exp
+from minidl.kernels.exponential import exp, log
 
 SHAPES = ((), (1,), (7,), (3, 5), (2, 3, 4, 17))
 
@@ -183,6 +183,24 @@ def test_exponential_at_the_ends(dtype):
     y = np.empty_like(x)
     _exponentials(x, y)
     np.testing.assert_array_equal(y, [0, 0, 0, 1, np.inf, np.inf, np.inf, np.nan])
+
+
+@jit.kernel
+def _logarithms(x, y):
+    for i in range(x.size):
+        y[i] = log(x[i])
+
+
+def test_logarithm():
+    rng = np.random.default_rng(0)
+    near_one = 1 + rng.normal(size=500) * 10.0 ** rng.uniform(-15, -1, 500)
+    x = np.concatenate([10.0 ** rng.uniform(-300, 300, 500), near_one, [1, 2, 0.5, np.sqrt(0.5)]])
+    y = np.empty_like(x)
+    _logarithms(x, y)
+    np.testing.assert_allclose(y, np.log(x), rtol=6e-16)
+    ends = np.array([np.nan, np.inf])
+    _logarithms(ends, ends)
+    np.testing.assert_array_equal(ends, [np.nan, np.inf])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -495,6 +495,45 @@ class TestElementwise:
             call()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [1, 2, 15, 16, 17, 40])
+@pytest.mark.parametrize("pixels", [1, 15, 16, 127, 129, 300])
+def test_any_number_of_classes_and_pixels(dtype, classes, pixels):
+    rng = np.random.default_rng(0)
+    logits = (rng.normal(size=(pixels, classes)) * 3).astype(dtype)
+    labels = rng.integers(0, classes, pixels)
+    exact = _log_softmax(logits.astype(np.float64))
+    leaf = Tensor(logits, requires_grad=True)
+    loss = F.cross_entropy(leaf, labels, reduction="sum")
+    loss.backward(np.asarray(2, dtype))
+    rtol = 1e-5 if dtype == np.float32 else 1e-12
+    expected = -exact[np.arange(pixels), labels].sum()
+    np.testing.assert_allclose(loss.item(), expected, rtol=rtol, atol=1e-6)
+    slopes = 2 * (np.exp(exact) - np.eye(classes)[labels])
+    np.testing.assert_allclose(leaf.grad, slopes, rtol=rtol, atol=rtol / 10)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # plain Python, with compilation switched off
+def test_what_is_ignored_may_be_anything():
+    logits = np.array([[np.nan, 1, 2], [0, 0, 0], [np.inf, 1, 2]], np.float32)
+    leaf = Tensor(logits, requires_grad=True)
+    loss = F.cross_entropy(leaf, [-100, 1, -100])
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(3))
+    third = 1 / 3
+    np.testing.assert_allclose(
+        leaf.grad, [[0, 0, 0], [third, third - 1, third], [0, 0, 0]], rtol=1e-6
+    )
+
+
+def test_a_mistake_far_too_small_for_single_precision_still_counts():
+    leaf = Tensor(np.array([[0, 20]], np.float32), requires_grad=True)
+    loss = F.cross_entropy(leaf, [1])
+    loss.backward()
+    assert loss.item() == pytest.approx(np.exp(-20), rel=1e-5)
+    np.testing.assert_allclose(leaf.grad, [[np.exp(-20), -np.exp(-20)]], rtol=1e-5)
+
+
 def test_kernels_agree_with_themselves_across_blocks():
     """A loss of many pixels is the sum of the losses of its parts, wherever blocks are cut."""
     rng = np.random.default_rng(0)

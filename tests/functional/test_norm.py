@@ -65,6 +65,54 @@ def test_evaluation(shape):
     check_gradient(evaluate, x, weight, bias)
 
 
+def _rectified(activation, running=None, training=True):
+    """Batch-norm of (x, weight, bias) and a ReLU: in one pass with `activation`, else in two."""
+
+    def both(x, weight, bias):
+        moments = (a.astype(x.dtype) for a in running) if running else (None, None)
+        y = B.batch_norm(x, *moments, weight, bias, training, activation=activation)
+        return y if activation else y.relu()
+
+    return both
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("training", [True, False])
+@each_shape
+def test_relu_in_the_same_pass(shape, training, dtype):
+    arrays = [a.astype(dtype) for a in _inputs(shape)]
+    running = normal(shape[-1], seed=3), normal(shape[-1], seed=4) ** 2 + 0.1
+    y, gradients = run(_rectified("relu", running, training), *arrays)
+    expected, others = run(_rectified(None, running, training), *arrays)
+    assert (y == 0).any()
+    np.testing.assert_array_equal(y, expected)
+    for gradient, other in zip(gradients, others, strict=True):
+        np.testing.assert_array_equal(gradient, other)
+
+
+@each_shape
+def test_gradient_with_relu(shape):
+    running = normal(shape[-1], seed=3), normal(shape[-1], seed=4) ** 2 + 0.1
+    for training in (True, False):
+        check_gradient(_rectified("relu", running, training), *_inputs(shape), step=1e-7, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # plain Python, with compilation switched off
+def test_relu_keeps_nan_and_stops_the_gradient_at_zero():
+    x = np.array([[np.nan, 1, np.inf], [2, -1, 3], [-3, 0, -np.inf]])
+    running, gy = (np.zeros(3), np.ones(3)), np.full((3, 3), 2.0)
+    function = _rectified("relu", running, training=False)
+    y, (gx, _, _) = run(function, x, np.ones(3), np.zeros(3), gy=gy)
+    scale = 1 / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(y, np.maximum(x, 0) * scale)
+    np.testing.assert_allclose(gx, np.where(x <= 0, 0, 2 * scale))
+
+
+def test_relu_any_number_of_threads(threads):
+    inputs = (a.astype(np.float32) for a in _inputs((2, 150, 40, 17)))
+    check_threads(threads, _rectified("relu"), *inputs)
+
+
 def test_without_weight_and_bias():
     x = normal(4, 5, 3)
     ones, zeros = np.ones(3), np.zeros(3)
@@ -190,6 +238,10 @@ def test_arguments_are_checked():
         B.batch_norm(x[:1, :1], three, three, training=True)
     with pytest.raises(ValueError, match=r"batch_norm: momentum must be between 0 and 1, but is 2"):
         B.batch_norm(x, three, three, momentum=2)
+    with pytest.raises(
+        ValueError, match=r"batch_norm: activation must be one of None, 'relu', but is 'elu'\."
+    ):
+        B.batch_norm(x, three, three, activation="elu")
     with pytest.raises(ValueError, match=r"batch_norm: eps must be above 0, but is 0"):
         B.batch_norm(x, three, three, eps=0)
 

@@ -123,6 +123,21 @@ def test_first_of_equals_has_the_gradient():
     np.testing.assert_array_equal(gx, expected)
 
 
+@pytest.mark.parametrize("channels", [1, 8, 16, 21])
+@pytest.mark.parametrize("size", [(4, 6), (5, 6), (6, 7)])
+def test_gradient_of_windows_side_by_side(size, channels):
+    x = spread(2, *size, channels)
+    gy = normal(2, size[0] // 2, size[1] // 2, channels)
+    expected = np.zeros(x.shape)
+    for n, i, j, c in np.ndindex(gy.shape):
+        window = x[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
+        h, w = np.unravel_index(window.argmax(), (2, 2))
+        expected[n, 2 * i + h, 2 * j + w, c] = gy[n, i, j, c]
+    for dtype in (np.float32, np.float64):
+        (gx,) = run(lambda x: P.max_pool2d(x, 2), x.astype(dtype), gy=gy)[1]
+        np.testing.assert_array_equal(gx, expected.astype(dtype))
+
+
 def test_windows_of_minus_infinity_still_have_a_position():
     x = np.full((1, 3, 3, 1), -np.inf)
     y, indices = P.max_pool2d(x, 2, 2, 1, return_indices=True)

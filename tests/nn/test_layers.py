@@ -285,6 +285,15 @@ class TestBatchNorm:
         for name, value in layer.state_dict().items():
             np.testing.assert_array_equal(value, state[name])
 
+    @pytest.mark.parametrize("training", [True, False])
+    def test_activation_is_a_relu_behind_it(self, training):
+        fused, plain = nn.BatchNorm2d(4, activation="relu"), nn.BatchNorm2d(4)
+        for layer in (fused, plain):
+            layer(_image() + 1)
+            layer.train(training)
+        np.testing.assert_array_equal(fused(_image()).numpy(), plain(_image()).relu().numpy())
+        np.testing.assert_array_equal(fused.running_var, plain.running_var)
+
     def test_without_momentum_they_are_means_over_batches(self):
         layer = nn.BatchNorm1d(4, momentum=None)
         batches = np.random.default_rng(0).normal(size=(3, 10, 4)).astype(np.float32)
@@ -349,6 +358,10 @@ class TestBatchNorm:
         (lambda: nn.ConvTranspose1d(4, 3, 0), "ConvTranspose1d: kernel_size must be an integer"),
         (lambda: nn.Linear(4, 2.5), "Linear: out_features must be an integer >= 1, but is 2.5"),
         (lambda: nn.BatchNorm2d(0), "BatchNorm2d: num_features must be an integer >= 1"),
+        (
+            lambda: nn.BatchNorm1d(3, activation="tanh"),
+            "BatchNorm1d: activation must be one of None, 'relu', but is 'tanh'",
+        ),
         (lambda: nn.GroupNorm(3, 4), "GroupNorm: num_channels=4 must be divisible by num_groups=3"),
         (lambda: nn.GroupNorm(2, 6)(_image()), "GroupNorm: x must have 6 channels in its last"),
         (lambda: nn.ZeroPad2d((1, 2)), "ZeroPad2d: padding must be one number or"),
