@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
+from random import Random
 from statistics import median
 
 import numpy as np
@@ -18,6 +22,11 @@ Job = Callable[[], object]
 PAUSE = 0.02
 
 
+def on(threads: int) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{threads} thread" + "s" * (threads > 1)
+
+
 @dataclass
 class Row:
     """One workload: how long each side takes, in seconds, run by run.
@@ -27,16 +36,20 @@ class Row:
     name, floor : what it is, and the ratio that is asked for
     threads : threads of either side
     operations : floating-point operations of the plain algorithm, or 0 where they say nothing
+    scale : factors for the times of sides that do less or more work than ours
     times : for each side the seconds of each run; 'minidl' is ours
     note : which algorithm ran
+    group : of workloads
     """
 
     name: str
     floor: float
     threads: int
     operations: float = 0.0
+    scale: dict[str, float] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=dict)
     note: str = ""
+    group: str = ""
 
     def median(self, side: str) -> float:
         """Median seconds of a side."""
@@ -53,6 +66,11 @@ class Row:
         return self.median(self.rival) / self.median("minidl")
 
     @property
+    def met(self) -> bool:
+        """Whether it is what is asked for."""
+        return self.ratio >= self.floor
+
+    @property
     def spread(self) -> float:
         """Half the distance between the quartiles of our times, as a share of their median."""
         low, high = np.quantile(self.times["minidl"], [0.25, 0.75])
@@ -63,59 +81,114 @@ class Row:
         """Effective billions of operations a second: those of the plain algorithm."""
         return self.operations / self.median("minidl") / 1e9
 
+    def __str__(self) -> str:
+        return f"{self.ratio:6.2f} (at least {self.floor}) {self.name}, {on(self.threads)}"
 
-def interleave(row: Row, sides: dict[str, Job], seconds: float, least: int = 5) -> Row:
-    """Run all sides in turn, first once or twice unseen, then for `seconds` or `least` rounds."""
+
+@dataclass
+class Limit:
+    """Something that must not be too large: seconds, or memory beside that of another.
+
+    Attributes
+    ----------
+    name, limit, unit : what it is, and what it may be at most
+    threads : threads it ran on
+    values : what was measured, run by run; the median counts
+    note : how it came about
+    group : of workloads
+    """
+
+    name: str
+    limit: float
+    unit: str
+    threads: int
+    values: list[float] = field(default_factory=list)
+    note: str = ""
+    group: str = ""
+
+    @property
+    def value(self) -> float:
+        """What counts."""
+        return median(self.values)
+
+    @property
+    def met(self) -> bool:
+        """Whether it is what is asked for."""
+        return self.value <= self.limit
+
+    def __str__(self) -> str:
+        asked = f"(at most {self.limit} {self.unit})"
+        return f"{self.value:6.2f} {asked} {self.name}, {on(self.threads)}"
+
+
+def interleave(row: Row, sides: dict[str, Job], seconds: float, least: int = 5) -> None:
+    """Run all sides, first twice unseen, then for `seconds` or `least` rounds.
+
+    Each round has an order of its own, so that nobody always runs behind the same one.
+    """
     for job in sides.values():  # compile, allocate, choose algorithms
         job()
         job()
     row.times = {side: [] for side in sides}
+    turns, shuffle = list(sides.items()), Random(0).shuffle
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(row.times["minidl"]) < least:
-        for side, job in sides.items():
+        shuffle(turns)
+        for side, job in turns:
             time.sleep(PAUSE)
             start = time.perf_counter()
             job()
-            row.times[side].append(time.perf_counter() - start)
-    return row
+            row.times[side].append((time.perf_counter() - start) * row.scale.get(side, 1.0))
 
 
-def peak_gflops() -> float:
-    """What the micro-kernel reaches on one core with everything in its first cache."""
+def peak_gflops(threads: int) -> float:
+    """What the micro-kernel reaches on so many threads, with everything in their first caches."""
     from minidl.kernels import gemm, simd
 
-    rows, depth, width = gemm.ROW_BLOCK, 256, gemm.TILE_VECTORS * simd.FLOAT32_LANES
-    a = np.ones(depth, np.float32)  # one and the same row, again and again
-    b = np.ones(depth * width, np.float32)
-    c = np.zeros(rows * width, np.float32)
+    rows, run, width = gemm.ROW_BLOCK, 64, gemm.TILE_VECTORS * simd.FLOAT32_LANES
+    a, b = np.ones(run, np.float32), np.ones(run * width, np.float32)
+    runs = np.zeros(256, np.int64)  # one and the same run, again and again
 
-    def tiles() -> None:
-        for _ in range(20):
-            gemm.multiply_block(
-                a, 0, 0, 1, b, 0, width, gemm.TILE_VECTORS, c, 0, width, rows, depth, False
-            )
+    def tiles(c: np.ndarray) -> None:
+        """Every row of C is the same row of A times B."""
+        gemm.multiply_block(
+            a, 0, 0, 1, runs, b, 0, width, runs, len(runs), run, width, c, 0, width, c, 0, width,
+            rows, False,
+        )  # fmt: skip
 
+    sums = [np.zeros(rows * width, np.float32) for _ in range(threads)]
     times = []
-    tiles()
-    for _ in range(50):
-        start = time.perf_counter()
-        tiles()
-        times.append(time.perf_counter() - start)
-    return 20 * 2 * rows * depth * width / min(times) / 1e9
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(100):
+            start = time.perf_counter()
+            list(pool.map(tiles, sums))
+            times.append(time.perf_counter() - start)
+    return 2e-9 * threads * rows * run * len(runs) * width / min(times)
 
 
 def machine() -> dict[str, str]:
     """What the figures were measured on and with."""
-    versions = {}
-    for name in ("numpy", "numba", "torch", "onnxruntime", "openvino"):
+    from minidl import __version__
+
+    versions = {"minidl": __version__}
+    for name in ("numpy", "numba", "torch", "onnxruntime", "openvino", "jax"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "-"
-    with open("/proc/cpuinfo") as file:
-        models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
     return {
-        "processor": f"{models[0]} ({len(models)} cores)" if models else platform.processor(),
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **versions,
     }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{names[0] if names else platform.processor()} ({os.cpu_count()} cores)"

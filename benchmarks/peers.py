@@ -1,8 +1,10 @@
-"""The networks and layers of the other side, in PyTorch, ONNX Runtime and OpenVINO."""
+"""The networks and layers of the other side: PyTorch, ONNX Runtime, OpenVINO and JAX."""
 
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,21 @@ def from_channels_last(x: np.ndarray, channels_last: bool) -> torch.Tensor:
     return tensor
 
 
+def training_step(model: nn.Module, x: np.ndarray, y: np.ndarray, channels_last: bool) -> Any:
+    """A function that takes a step of Adam on images x, channels last, and classes y."""
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
+    images, target = from_channels_last(x, channels_last), torch.from_numpy(y)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(images), target).backward()
+        optimiser.step()
+
+    return step
+
+
 def onnx_bytes(model: nn.Module, x: torch.Tensor) -> bytes:
     """The network in ONNX's format."""
     file = io.BytesIO()
@@ -81,3 +98,35 @@ def openvino_job(model: bytes, x: torch.Tensor, threads: int) -> Any:
     request = network.create_infer_request()
     feed = {0: x.numpy()}
     return lambda: request.infer(feed)
+
+
+_jax_threads = 0
+
+
+def jax_conv_job(
+    arrays: list[np.ndarray], gradient: np.ndarray, backward: bool, threads: int,
+    stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1,
+) -> Callable[[], Any]:  # fmt: skip
+    """A function that runs a convolution in JAX, compiled, with x, w and b laid out like ours."""
+    global _jax_threads
+    import jax
+    from jax.extend.backend import clear_backends
+
+    if threads != _jax_threads:  # XLA makes its threads with its first array
+        _jax_threads, os.environ["NPROC"] = threads, str(threads)
+        clear_backends()
+    axes = "DHW"[-(gradient.ndim - 2) :]
+
+    def convolve(x: Any, w: Any, b: Any) -> Any:
+        return b + jax.lax.conv_general_dilated(
+            x, w, (stride,) * len(axes), [(padding, padding)] * len(axes), None,
+            (dilation,) * len(axes), (f"N{axes}C", f"{axes}IO", f"N{axes}C"), groups,
+        )  # fmt: skip
+
+    def both(gy: Any, *leaves: Any) -> Any:
+        y, pullback = jax.vjp(convolve, *leaves)
+        return y, pullback(gy)
+
+    leaves = [jax.device_put(array) for array in (gradient, *arrays)]
+    call = jax.jit(both if backward else lambda gy, *leaves: convolve(*leaves))
+    return lambda: jax.block_until_ready(call(*leaves))

@@ -1,20 +1,24 @@
 """The workloads: what both sides do, on the same numbers.
 
-Each function yields rows and, for each, the jobs of both sides as ``{side: job}``. PyTorch is tried
-in its contiguous and its channels-last layout, and the faster counts. Everything minidl does for a
-call is timed, allocation included.
+Each function yields rows and, for each, a function that makes the jobs of all sides as
+``{side: job}``. PyTorch is tried in its contiguous and its channels-last layout, and the faster
+counts. Everything minidl does for a call is timed, allocation included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from harness import Job, Row
 from peers import UNet as TorchUNet
-from peers import from_channels_last, onnx_bytes, onnxruntime_job, openvino_job
+from peers import from_channels_last, jax_conv_job, onnx_bytes, onnxruntime_job, openvino_job
+from peers import training_step as their_step
 from torch.nn import functional as T
 
 import minidl as md
@@ -23,7 +27,8 @@ from minidl.kernels import conv as conv_kernels
 from minidl.models import UNet
 
 LAYOUTS = {"pytorch": False, "pytorch channels-last": True}
-Work = Iterator[tuple[Row, dict[str, Job]]]
+Jobs = dict[str, Job]
+Work = Iterator[tuple[Row, Callable[[], Jobs]]]
 
 
 def _normal(*shape: int) -> np.ndarray:
@@ -41,7 +46,7 @@ def _backward(call: Any, leaves: list, gradient: Any) -> Job:
     return job
 
 
-def _pair(row: Row, ours: Any, theirs: Any, arrays: list[np.ndarray], backward: bool) -> Any:
+def _pair(ours: Any, theirs: Any, arrays: list[np.ndarray], backward: bool) -> Jobs:
     """Jobs from a function of minidl and one of PyTorch, and their arguments.
 
     `arrays` are ours: an input, channels last, then parameters in our layout, from which `theirs`
@@ -51,7 +56,7 @@ def _pair(row: Row, ours: Any, theirs: Any, arrays: list[np.ndarray], backward: 
     with md.no_grad():
         gradient = np.ones(ours(*leaves).shape, np.float32)
     if backward:
-        jobs: dict[str, Job] = {"minidl": _backward(lambda: ours(*leaves), leaves, gradient)}
+        jobs: Jobs = {"minidl": _backward(lambda: ours(*leaves), leaves, gradient)}
     else:
         jobs = {"minidl": md.no_grad()(lambda: ours(*leaves))}
     for side, channels_last in LAYOUTS.items():
@@ -62,15 +67,22 @@ def _pair(row: Row, ours: Any, theirs: Any, arrays: list[np.ndarray], backward: 
             jobs[side] = _backward(lambda c=call, p=parts: c(*p), parts, back)
         else:
             jobs[side] = torch.no_grad()(lambda c=call, p=parts: c(*p))
-    return row, jobs
+    return jobs
 
 
 def _conv_row(
     name: str, floor: float, threads: int, shape: tuple[int, ...], features: int,
-    kernel: int | tuple[int, ...] = 3, backward: bool = False, transposed: bool = False,
-    **settings: Any,
+    kernel: int | tuple[int, ...] = 3, **settings: Any,
 ) -> Any:  # fmt: skip
     """A convolution of x of `shape`, channels last."""
+    row = Row(name, floor, threads)
+    return row, partial(_conv_jobs, row, shape, features, kernel, **settings)
+
+
+def _conv_jobs(
+    row: Row, shape: tuple[int, ...], features: int, kernel: int | tuple[int, ...],
+    backward: bool = False, transposed: bool = False, **settings: Any,
+) -> Jobs:  # fmt: skip
     axes = len(shape) - 2
     size = (kernel,) * axes if isinstance(kernel, int) else kernel
     groups, channels = settings.get("groups", 1), shape[-1]
@@ -93,13 +105,19 @@ def _conv_row(
     with md.no_grad():
         out = ours(x, w, b, padding=padding, **settings).shape
     pixels = np.prod(shape[1:-1]) if transposed else np.prod(out[1:-1])
-    operations = 2.0 * len(x) * pixels * w.size * (3 if backward else 1)
-    row = Row(name, floor, threads, operations)
+    row.operations = 2.0 * len(x) * pixels * w.size * (3 if backward else 1)
     stride = settings.get("stride", 1)
     lifted = (1,) * (3 - axes) + size
     row.note = conv_kernels.algorithm_for(x.dtype, (*lifted, *inner), (stride,) * 3, groups)
     call = lambda u, v, c: ours(u, v, c, padding=padding, **settings)  # noqa: E731
-    return _pair(row, call, other, [x, w, b], backward)
+    jobs = _pair(call, other, [x, w, b], backward)
+    if not (transposed or causal):
+        gradient = np.ones(out, np.float32)
+        with suppress(ImportError):
+            jobs["jax"] = jax_conv_job(
+                [x, w, b], gradient, backward, row.threads, padding=padding, **settings
+            )
+    return jobs
 
 
 def square_convolutions(threads: int) -> Work:
@@ -171,22 +189,29 @@ def other_convolutions(threads: int) -> Work:
         )  # fmt: skip
 
 
-def _layer_row(row: Row, ours: Any, theirs: Any, x: np.ndarray, *rest: np.ndarray) -> Any:
-    def other(channels_last: bool) -> Any:
-        leaves = [from_channels_last(x, channels_last), *map(torch.from_numpy, rest)]
-        return theirs, leaves
+def _layer_row(row: Row, ours: Any, theirs: Any, shape: tuple[int, ...], *rest: Any) -> Any:
+    """A layer, forward and backward, of x of `shape` and what else it takes."""
 
-    return _pair(row, ours, other, [x, *rest], True)
+    def make() -> Jobs:
+        x = _normal(*shape)
+
+        def other(channels_last: bool) -> Any:
+            return theirs, [from_channels_last(x, channels_last), *map(torch.from_numpy, rest)]
+
+        return _pair(ours, other, [x, *rest], True)
+
+    return row, make
 
 
 def layers(threads: int) -> Work:
     """What stands between convolutions, forward and backward."""
-    x, one, zero = _normal(4, 128, 128, 64), np.ones(64, np.float32), np.zeros(64, np.float32)
+    one, zero = np.ones(64, np.float32), np.zeros(64, np.float32)
+    settings: dict[str, Any] = {"training": True, "activation": "relu"}
     yield _layer_row(
-        Row("batch-norm + ReLU, training, 4x128²x64", 1.5, threads),
-        lambda u, w, b: F.relu(F.batch_norm(u, None, None, w, b, training=True)),
+        Row("batch-norm + ReLU (one call), training, 4x128²x64", 1.5, threads),
+        lambda u, w, b: F.batch_norm(u, None, None, w, b, **settings),
         lambda u, w, b: T.relu(T.batch_norm(u, None, None, w, b, training=True)),
-        x, one, zero,
+        (4, 128, 128, 64), one, zero,
     )  # fmt: skip
 
     def pool_and_unpool(u: Any) -> Any:
@@ -198,12 +223,12 @@ def layers(threads: int) -> Work:
         return T.max_unpool2d(y, indices, 2)
 
     row = Row("max-pool with indices and unpool, 4x128²x64", 1.5, threads)
-    yield _layer_row(row, pool_and_unpool, their_pool_and_unpool, x)
+    yield _layer_row(row, pool_and_unpool, their_pool_and_unpool, (4, 128, 128, 64))
     yield _layer_row(
         Row("bilinear x2, 4x64²x64", 1.5, threads),
         lambda u: F.interpolate(u, scale_factor=2, mode="bilinear"),
         lambda u: T.interpolate(u, scale_factor=2, mode="bilinear"),
-        _normal(4, 64, 64, 64),
+        (4, 64, 64, 64),
     )  # fmt: skip
     target = np.random.default_rng(0).integers(0, 21, (4, 256, 256))
     wanted = torch.from_numpy(target)
@@ -211,31 +236,34 @@ def layers(threads: int) -> Work:
         Row("softmax cross-entropy, 4x256²x21", 1.5, threads),
         lambda u: F.cross_entropy(u, target),
         lambda u: T.cross_entropy(u, wanted),
-        _normal(4, 256, 256, 21),
+        (4, 256, 256, 21),
     )  # fmt: skip
 
 
 def optimisers(threads: int) -> Work:
-    """One step on 31 million parameters."""
+    """One step on 31 million parameters; PyTorch's both as they are made and fused."""
+    for name, settings in (
+        ("Adam", {"lr": 1e-3}),
+        ("SGD with momentum", {"lr": 1e-3, "momentum": 0.9}),
+    ):
+        row = Row(f"{name} step, 31 M parameters", 1.0, threads)
+        yield row, partial(_optimiser_jobs, name.split()[0], settings)
+
+
+def _optimiser_jobs(name: str, settings: dict[str, Any]) -> Jobs:
     shapes = [(3, 3, 512, 1024), (3, 3, 1024, 1024), (3, 3, 1024, 512), (3, 3, 512, 512)]
     shapes += [(3, 3, 256, 512)] * 4 + [(64,)] * 40
-    for name, make in (
-        ("Adam", lambda o, p: o.Adam(p, lr=1e-3)),
-        ("SGD with momentum", lambda o, p: o.SGD(p, lr=1e-3, momentum=0.9)),
-    ):
-        mine = [md.nn.Parameter(_normal(*shape)) for shape in shapes]
-        theirs = [torch.nn.Parameter(torch.from_numpy(_normal(*shape))) for shape in shapes]
-        for ours, other in zip(mine, theirs, strict=True):
-            ours.grad = _normal(*ours.shape)
-            other.grad = torch.from_numpy(ours.grad.copy())
-        row = Row(f"{name} step, 31 M parameters", 1.0, threads)
-        yield (
-            row,
-            {
-                "minidl": make(md.optim, mine).step,
-                "pytorch": make(torch.optim, theirs).step,
-            },
-        )
+    mine = [md.nn.Parameter(_normal(*shape)) for shape in shapes]
+    for parameter in mine:
+        parameter.grad = _normal(*parameter.shape)
+    jobs: Jobs = {"minidl": getattr(md.optim, name)(mine, **settings).step}
+    for side, fused in {"pytorch": False, "pytorch fused": True}.items():
+        theirs = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in mine]
+        for other, parameter in zip(theirs, mine, strict=True):
+            other.grad = torch.from_numpy(parameter.grad.copy())
+        more = {"fused": True} if fused else {}
+        jobs[side] = getattr(torch.optim, name)(theirs, **settings, **more).step
+    return jobs
 
 
 NETWORKS = (  # name, (N, side, channels), settings, floor of a training step, of an inference
@@ -248,22 +276,21 @@ NETWORKS = (  # name, (N, side, channels), settings, floor of a training step, o
 
 def networks(threads: int) -> Work:
     """Whole U-Nets: a training step with Adam, and an inference."""
-    for name, (images, side, channels), settings, floor, inference_floor in NETWORKS:
-        classes, depth, root, batch_norm = settings
-        x = _normal(images, side, side, channels)
-        y = np.random.default_rng(0).integers(0, classes, (images, side, side))
-        ours = UNet(channels, classes, depth=depth, root=root, batch_norm=batch_norm)
-        jobs = {"minidl": _our_step(ours, x, y)}
-        for label, channels_last in LAYOUTS.items():
-            theirs = TorchUNet(channels, classes, depth, root, batch_norm)
-            jobs[label] = _their_step(theirs, x, y, channels_last)
-        yield Row(f"U-Net {name}: training step", floor, threads), jobs
+    for name, shape, settings, floor, inference_floor in NETWORKS:
+        row = Row(f"U-Net {name}: training step", floor, threads)
+        yield row, partial(_training_jobs, shape, *settings)
         if inference_floor is not None:
             row = Row(f"U-Net {name}: inference", inference_floor, threads)
-            yield row, _inferences(ours.eval(), theirs.eval(), x, threads)
+            yield row, partial(_inference_jobs, threads, shape, *settings)
 
 
-def _our_step(model: Any, x: np.ndarray, y: np.ndarray) -> Job:
+def _training_jobs(
+    shape: tuple[int, int, int], classes: int, depth: int, root: int, batch_norm: bool
+) -> Jobs:
+    images, side, channels = shape
+    x = _normal(images, side, side, channels)
+    y = np.random.default_rng(0).integers(0, classes, (images, side, side))
+    model = UNet(channels, classes, depth=depth, root=root, batch_norm=batch_norm)
     optimiser = md.optim.Adam(model.parameters(), lr=1e-4)
 
     def step() -> None:
@@ -271,37 +298,69 @@ def _our_step(model: Any, x: np.ndarray, y: np.ndarray) -> Job:
         F.cross_entropy(model(md.Tensor(x)), y).backward()
         optimiser.step()
 
-    return step
-
-
-def _their_step(model: Any, x: np.ndarray, y: np.ndarray, channels_last: bool) -> Job:
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
-    images, target = from_channels_last(x, channels_last), torch.from_numpy(y)
-
-    def step() -> None:
-        optimiser.zero_grad()
-        T.cross_entropy(model(images), target).backward()
-        optimiser.step()
-
-    return step
-
-
-def _inferences(ours: Any, theirs: Any, x: np.ndarray, threads: int) -> dict[str, Job]:
-    jobs: dict[str, Job] = {"minidl": md.no_grad()(lambda: ours(md.Tensor(x)))}
+    jobs: Jobs = {"minidl": step}
     for label, channels_last in LAYOUTS.items():
-        kind = torch.channels_last if channels_last else torch.contiguous_format
-        model, images = theirs.to(memory_format=kind), from_channels_last(x, channels_last)
-        jobs[label] = torch.no_grad()(lambda m=model, i=images: m(i))
-    images = from_channels_last(x, False)
-    for label, make in (("onnxruntime", onnxruntime_job), ("openvino", openvino_job)):
-        try:
-            model = onnx_bytes(theirs.to(memory_format=torch.contiguous_format), images)
-            jobs[label] = make(model, images, threads)
-        except ImportError:
-            continue
+        theirs = TorchUNet(channels, classes, depth, root, batch_norm)
+        jobs[label] = their_step(theirs, x, y, channels_last)
     return jobs
+
+
+def _inference_jobs(
+    threads: int, shape: tuple[int, int, int], classes: int, depth: int, root: int,
+    batch_norm: bool,
+) -> Jobs:  # fmt: skip
+    images, side, channels = shape
+    x = _normal(images, side, side, channels)
+    jobs = {"minidl": _our_inference(x, classes, depth, root, batch_norm)}
+    network = TorchUNet(channels, classes, depth, root, batch_norm).eval()
+    for label, channels_last in LAYOUTS.items():
+        # A copy: a module is changed in place.
+        kind = torch.channels_last if channels_last else torch.contiguous_format
+        theirs, batch = (
+            deepcopy(network).to(memory_format=kind),
+            from_channels_last(x, channels_last),
+        )
+        jobs[label] = torch.no_grad()(lambda m=theirs, i=batch: m(i))
+    batch = from_channels_last(x, False)
+    for label, make in (("onnxruntime", onnxruntime_job), ("openvino", openvino_job)):
+        with suppress(ImportError):
+            jobs[label] = make(onnx_bytes(network, batch), batch, threads)
+    return jobs
+
+
+def _our_inference(
+    x: np.ndarray, classes: int, depth: int, root: int, batch_norm: bool = False
+) -> Job:
+    model = UNet(x.shape[-1], classes, depth=depth, root=root, batch_norm=batch_norm).eval()
+    return md.no_grad()(lambda: model(md.Tensor(x)))
+
+
+def sizes(threads: int) -> Work:
+    """Sides that are powers of two beside others: caches have few places for rows that far apart.
+
+    The rival is minidl itself, with its time for each pixel. A U-Net of three levels takes no side
+    of 250 pixels, but one of 252.
+    """
+    for what, pairs, make in (
+        ("conv 3x3 64→64", ((256, 250), (512, 500), (1024, 1000)), _our_conv),
+        (
+            "U-Net root 16, depth 3: inference",
+            ((256, 252), (512, 500), (1024, 1000)),
+            lambda side: _our_inference(_normal(1, side, side, 1), 2, 3, 16),
+        ),
+    ):
+        for side, odd in pairs:
+            rival = f"minidl at {odd}²"
+            row = Row(
+                f"{what}, 1x{side}² for each pixel", 0.95, threads,
+                scale={rival: side**2 / odd**2},
+            )  # fmt: skip
+            yield row, lambda make=make, s=side, o=odd, r=rival: {"minidl": make(s), r: make(o)}
+
+
+def _our_conv(side: int) -> Job:
+    x, w, b = _normal(1, side, side, 64), _normal(3, 3, 64, 64) * 0.05, _normal(64)
+    return md.no_grad()(lambda: F.conv2d(x, w, b, padding=1))
 
 
 GROUPS = {
@@ -310,4 +369,5 @@ GROUPS = {
     "layers": layers,
     "optimisers": optimisers,
     "networks": networks,
+    "sizes": sizes,
 }

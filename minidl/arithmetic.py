@@ -11,6 +11,11 @@ from minidl import kernels
 from minidl.function import Function, unbroadcast
 
 
+def add_gradients(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The sum of two gradients of one array, as a new array."""
+    return kernels.elementwise.add(a, b)
+
+
 class Add(Function):
     def forward(self, a, b):
         self.shapes = a.shape, b.shape

@@ -554,7 +554,7 @@ def _walk_back(root: _Node, gradient: np.ndarray) -> None:
                 _add_to_leaf(source, part)
                 continue
             before = gradients.get(source)
-            gradients[source] = part if before is None else before + part
+            gradients[source] = part if before is None else ops.add_gradients(before, part)
             unseen[source] -= 1
             if not unseen[source]:
                 ready.append(source)

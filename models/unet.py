@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 
-from minidl import functional as F
 from minidl import nn
 from minidl.functional import check
 
@@ -54,9 +53,9 @@ class DoubleConv(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, **settings)
         self.norm2 = _norm(out_channels, batch_norm)
 
-    def forward(self, x: Any) -> Any:
-        """(N, H, W, in_channels) to (N, OH, OW, out_channels)."""
-        x = self.norm1(self.conv1(x))
+    def forward(self, x: Any, beside: Any = None) -> Any:
+        """(N, H, W, in_channels) to (N, OH, OW, out_channels), with the channels of `beside`."""
+        x = self.norm1(self.conv1(x, beside))
         return self.norm2(self.conv2(x))
 
 
@@ -64,13 +63,13 @@ def _norm(channels: int, batch_norm: bool) -> nn.Module:
     return nn.BatchNorm2d(channels, activation="relu") if batch_norm else nn.Identity()
 
 
-def crop_and_concatenate(skip: Any, up: Any) -> Any:
-    """The centre of `skip`, as large as `up`, in front of the channels of `up`."""
+def crop(skip: Any, up: Any) -> Any:
+    """The centre of `skip`, as large as `up`."""
     (_, height, width, _), (_, h, w, _) = skip.shape, up.shape
+    if (height, width) == (h, w):
+        return skip
     top, left = (height - h) // 2, (width - w) // 2
-    if (height, width) != (h, w):
-        skip = skip[:, top : top + h, left : left + w]
-    return F.concatenate([skip, up])
+    return skip[:, top : top + h, left : left + w]
 
 
 class UNet(nn.Module):
@@ -163,7 +162,8 @@ class UNet(nn.Module):
             x = self.pool(x)
         x = self.dropout(bottom(x))
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
-            x = merge(crop_and_concatenate(skip, up(x)))
+            x = up(x)
+            x = merge(crop(skip, x), beside=x)
         return self.scores(x)
 
     def fitting_size(self, size: int) -> int:

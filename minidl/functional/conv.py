@@ -55,36 +55,50 @@ class Convolution(Function):
         self.y = y if self.relu else None
         return y
 
-    def backward(self, gy):
+    def _backward(self, gy, with_bias):
+        """Gradients of x, or of x and what is beside it, of the weight and of the bias."""
         if self.relu:
-            gy, sums = kernels.bias.relu_grad(self.y, gy)
+            gy, gb = kernels.bias.relu_grad(self.y, gy)
+        elif with_bias:
+            gb = kernels.bias.grad(gy)
         gy = lift(gy, 1)
-        gx = self._input_grad(gy).reshape(self.x_shape) if self.needs[0] else None
+        gx = self._input_grad(gy) if self.needs[0] or any(self.needs[3:]) else None
         gw = self._weight_grad(gy).reshape(self.w_shape) if self.needs[1] else None
-        if len(self.needs) < 3:
-            return gx, gw
-        return gx, gw, sums if self.relu else kernels.bias.grad(gy)
+        return gx, gw, gb if with_bias else None
 
 
 class Conv(Convolution):
+    """Inputs: x, weight, bias, and further channels of x; the last two may be missing or None."""
+
     def __init__(self, windows: list[Window], groups: int, relu: bool) -> None:
         super().__init__(windows, groups, relu)
         self.windows = windows
 
-    def forward(self, x, w, b=None):
+    def forward(self, x, w, b=None, beside=None):
         out = tuple(v.out_size(n) for v, n in zip(self.windows, x.shape[1:], strict=False))
         b = self._save(x, w, b, out)
+        self.beside = None if beside is None else lift(beside, 1)
         y = kernels.conv.forward(
-            self.x, self.w, b, *self.geometry, self.out_size, relu=self.relu
+            self.x, self.w, b, *self.geometry, self.out_size, relu=self.relu, beside=self.beside
         )
         return self._keep(y.reshape(len(x), *out, w.shape[-1]))
 
+    def backward(self, gy):
+        gx, gw, gb = self._backward(gy, len(self.needs) > 2)
+        gx = gx or [None]
+        parts = [g if g is None else g.reshape(*self.x_shape[:-1], g.shape[-1]) for g in gx]
+        return (parts[0], gw, gb, parts[-1])[: len(self.needs)]
+
     def _input_grad(self, gy):
-        size = self.x.shape[1:-1]
-        return kernels.conv.input_grad(gy, self.w, None, *self.geometry, size)
+        size, own = self.x.shape[1:-1], self.x.shape[-1]
+        split = None if self.beside is None else own
+        gx = kernels.conv.input_grad(gy, self.w, None, *self.geometry, size, split=split)
+        return [gx] if split is None else gx
 
     def _weight_grad(self, gy):
-        return kernels.conv.weight_grad(self.x, gy, self.kernel_size, *self.geometry)
+        return kernels.conv.weight_grad(
+            self.x, gy, self.kernel_size, *self.geometry, beside=self.beside
+        )
 
 
 class ConvTranspose(Convolution):
@@ -100,6 +114,10 @@ class ConvTranspose(Convolution):
             self.x, self.w, b, *self.geometry, self.out_size, relu=self.relu
         )
         return self._keep(y.reshape(len(x), *self.size, y.shape[-1]))
+
+    def backward(self, gy):
+        gx, gw, gb = self._backward(gy, len(self.needs) > 2)
+        return (None if gx is None else gx.reshape(self.x_shape), gw, gb)[: len(self.needs)]
 
     def _input_grad(self, gy):
         size = self.x.shape[1:-1]
@@ -149,31 +167,41 @@ def _windows(name, x, weight, stride, padding, dilation) -> list[Window]:
     return _padding(name, padding, x.shape[1:-1], windows)
 
 
-def _check_channels(name, x, weight, bias, groups, wants, outputs) -> None:
+def _check_channels(name, x, beside, weight, bias, groups, wants, outputs) -> None:
     """`wants` and `outputs`: input and output channels that weight and groups make."""
     if weight.shape[-1] % groups:
         raise ValueError(
             f"{name}: the last axis of weight, {weight.shape[-1]}, must be divisible by "
             f"groups={groups}; weight has shape {weight.shape}."
         )
-    if x.shape[-1] != wants:
+    came = x.shape[-1] if beside is None else x.shape[-1] + beside.shape[-1]
+    if came != wants:
+        more = "" if beside is None else f" with what is beside it, of shape {beside.shape},"
         raise ValueError(
             f"{name}: weight of shape {weight.shape} with groups={groups} takes {wants} input "
-            f"channels, but x has {x.shape[-1]} (shape {x.shape}; channels come last)."
+            f"channels, but x{more} has {came} (shape {x.shape}; channels come last)."
         )
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"{name}: bias must have shape ({outputs},), but has {bias.shape}.")
 
 
-def _conv(axes, x, weight, bias, stride, padding, dilation, groups, activation) -> Tensor:
+def _conv(axes, x, weight, bias, stride, padding, dilation, groups, activation, beside) -> Tensor:
     name = f"conv{axes}d"
-    x, weight, bias = check.floating(name, ("bias",), x=x, weight=weight, bias=bias)
+    x, weight, bias, beside = check.floating(
+        name, ("bias", "beside"), x=x, weight=weight, bias=bias, beside=beside
+    )
     check.axes(name, "x", x, LAYOUTS[axes])
     check.axes(name, "weight", weight, WEIGHTS[axes])
+    if beside is not None and beside.shape[:-1] != x.shape[:-1]:
+        raise ValueError(
+            f"{name}: beside must have the pixels of x, {x.shape[:-1]}, but has shape "
+            f"{beside.shape}. Crop or resize one of them."
+        )
     (groups,) = check.integers(name, "groups", groups, 1, 1)
     check.choice(name, "activation", activation, ACTIVATIONS)
     windows = _windows(name, x, weight, stride, padding, dilation)
-    _check_channels(name, x, weight, bias, groups, weight.shape[-2] * groups, weight.shape[-1])
+    wants, outputs = weight.shape[-2] * groups, weight.shape[-1]
+    _check_channels(name, x, beside, weight, bias, groups, wants, outputs)
     for size, window in zip(x.shape[1:-1], windows, strict=True):
         if window.out_size(size) < 1:
             raise ValueError(
@@ -182,6 +210,9 @@ def _conv(axes, x, weight, bias, stride, padding, dilation, groups, activation) 
                 "Use a larger input, more padding or less dilation."
             )
     function = Conv(windows, groups, activation == "relu")
+    if beside is not None:
+        bias = Tensor(np.zeros(weight.shape[-1], x.dtype)) if bias is None else bias
+        return apply(function, x, weight, bias, beside)
     return apply(function, x, weight, *([] if bias is None else [bias]))
 
 
@@ -201,7 +232,7 @@ def _conv_transpose(
     check.choice(name, "activation", activation, ACTIVATIONS)
     windows = _windows(name, x, weight, stride, padding, dilation)
     outputs = weight.shape[-2] * groups
-    _check_channels(name, x, weight, bias, groups, weight.shape[-1], outputs)
+    _check_channels(name, x, None, weight, bias, groups, weight.shape[-1], outputs)
     extra = check.integers(name, "output_padding", output_padding, axes, 0)
     sizes = zip(x.shape[1:-1], windows, extra, strict=True)
     out_size = tuple(window.in_size(size, more) for size, window, more in sizes)
@@ -223,6 +254,7 @@ def _conv_transpose(
 def conv1d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, activation: str | None = None,
+    beside: Any = None,
 ) -> Tensor:  # fmt: skip
     """Convolution of sequences; see `conv2d`, with one spatial axis in place of two.
 
@@ -231,19 +263,20 @@ def conv1d(
     x : (N, L, C) Tensor
     weight : (K, C // groups, F) Tensor
     bias : (F,) Tensor, optional
-    stride, padding, dilation, groups, activation
+    stride, padding, dilation, groups, activation, beside
         As for `conv2d`. A causal convolution has ``padding=((dilation * (K - 1), 0),)``.
 
     Returns
     -------
     (N, OL, F) Tensor
     """
-    return _conv(1, x, weight, bias, stride, padding, dilation, groups, activation)
+    return _conv(1, x, weight, bias, stride, padding, dilation, groups, activation, beside)
 
 
 def conv2d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, activation: str | None = None,
+    beside: Any = None,
 ) -> Tensor:  # fmt: skip
     """Convolution of images, as networks use the word: the kernel is not flipped.
 
@@ -266,6 +299,9 @@ def conv2d(
         Channels are divided into so many groups, each with its own kernels.
     activation : None or 'relu'
         'relu' gives ``relu(conv2d(...))``, without a pass over memory of its own.
+    beside : (N, H, W, C2) Tensor, optional
+        Further channels of x, which come behind its own: the result is
+        ``conv2d(concatenate([x, beside]), ...)``, but nothing is copied.
 
     Returns
     -------
@@ -284,12 +320,13 @@ def conv2d(
     Dumoulin & Visin, A guide to convolution arithmetic for deep learning, 2016,
     relationships 6 and 15.
     """
-    return _conv(2, x, weight, bias, stride, padding, dilation, groups, activation)
+    return _conv(2, x, weight, bias, stride, padding, dilation, groups, activation, beside)
 
 
 def conv3d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, activation: str | None = None,
+    beside: Any = None,
 ) -> Tensor:  # fmt: skip
     """Convolution of volumes; see `conv2d`, with three spatial axes in place of two.
 
@@ -298,14 +335,14 @@ def conv3d(
     x : (N, D, H, W, C) Tensor
     weight : (KD, KH, KW, C // groups, F) Tensor
     bias : (F,) Tensor, optional
-    stride, padding, dilation, groups, activation
+    stride, padding, dilation, groups, activation, beside
         As for `conv2d`.
 
     Returns
     -------
     (N, OD, OH, OW, F) Tensor
     """
-    return _conv(3, x, weight, bias, stride, padding, dilation, groups, activation)
+    return _conv(3, x, weight, bias, stride, padding, dilation, groups, activation, beside)
 
 
 def conv_transpose1d(

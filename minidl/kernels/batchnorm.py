@@ -13,7 +13,7 @@ so that vectors stay full; what is kept for each channel is repeated along the l
 
 import numpy as np
 
-from minidl.kernels import parallel
+from minidl.kernels import memory, parallel
 from minidl.kernels.jit import kernel
 
 LINE = 64  # numbers in a line, at least
@@ -130,7 +130,7 @@ def _affine(kernel, arrays: tuple[np.ndarray, ...], coefficients, rectified: boo
     x = arrays[0]
     lines = _lines(x, (numbers.astype(x.dtype) for numbers in coefficients))
     blocks, block = _blocks(x.size, lines[0].size)
-    out = np.empty_like(x)
+    out = memory.empty_like(x)
     flat = (array.reshape(-1) for array in arrays)
     parallel.run(kernel, blocks, x.size, *flat, *lines, rectified, block, out.reshape(-1))
     return out

@@ -6,7 +6,7 @@ for registers, and adds them up element by element.
 
 import numpy as np
 
-from minidl.kernels import parallel
+from minidl.kernels import memory, parallel
 from minidl.kernels.jit import kernel
 
 PARTS = 64  # at most; their number follows from the shape alone, so that sums do, too
@@ -66,7 +66,7 @@ def grad(gy: np.ndarray) -> np.ndarray:
 def relu_grad(y: np.ndarray, gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gradient of what ``y = relu(. + bias)`` was made from, and of the bias."""
     y, gy = np.ascontiguousarray(y), np.ascontiguousarray(gy)
-    out = np.empty_like(gy)
+    out = memory.empty_like(gy)
     sums, lines = _parts(gy)
     parallel.run(
         _masked_sums, len(sums), gy.size / 2, y.reshape(-1), gy.reshape(-1), lines, sums,

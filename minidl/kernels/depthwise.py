@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidl.kernels import parallel, simd
+from minidl.kernels import memory, parallel, simd
 from minidl.kernels.jit import kernel
 
 PIXELS = 4  # output pixels in registers at a time
@@ -247,7 +247,7 @@ def _numbers(*axes) -> tuple:
 
 def _convolve(source, weight, bias, grid) -> np.ndarray:
     channels = source.shape[-1]
-    out = np.empty((len(source), *grid.out, channels), source.dtype)
+    out = memory.empty((len(source), *grid.out, channels), source.dtype)
     bias = np.zeros(channels, source.dtype) if bias is None else bias
     segments, taps = -(-grid.out[2] // (grid.down[2] * SEGMENT)), weight.size // channels
     parallel.run(

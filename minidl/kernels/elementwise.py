@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from minidl.kernels import parallel
+from minidl.kernels import memory, parallel
 from minidl.kernels.exponential import exp, normal_below
 from minidl.kernels.jit import DISABLED, kernel
 
@@ -22,6 +22,13 @@ def _part(x, start, stop):
     is never negative, which would count from the end, and does not vectorise it.
     """
     return x[start * BLOCK : stop * BLOCK]
+
+
+@kernel
+def _add(start, stop, a, b, y):
+    a, b, y = _part(a, start, stop), _part(b, start, stop), _part(y, start, stop)
+    for i in range(y.size):
+        y[i] = a[i] + b[i]
 
 
 @kernel
@@ -103,40 +110,45 @@ def _each(function, *arguments, work: float = 0.5) -> np.ndarray:
     return written
 
 
+def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The sum of two arrays of one shape and dtype."""
+    return _each(_add, a, b, memory.empty_like(a))
+
+
 def relu(x: np.ndarray) -> np.ndarray:
     """max(x, 0); NaN stays NaN."""
     x = np.asarray(x, order="C")
-    return _each(_relu, x, np.empty_like(x))
+    return _each(_relu, x, memory.empty_like(x))
 
 
 def relu_grad(y: np.ndarray, gy: np.ndarray) -> np.ndarray:
     """`gy` where the result `y` of `relu` is positive, else zero."""
     gy = np.asarray(gy, order="C")
-    return _each(_relu_grad, y, gy, np.empty_like(gy))
+    return _each(_relu_grad, y, gy, memory.empty_like(gy))
 
 
 def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
     """`x` where positive, else `slope` times `x`."""
     x = np.asarray(x, order="C")
-    return _each(_leaky_relu, x.dtype.type(slope), x, np.empty_like(x))
+    return _each(_leaky_relu, x.dtype.type(slope), x, memory.empty_like(x))
 
 
 def leaky_relu_grad(x: np.ndarray, slope: float, gy: np.ndarray) -> np.ndarray:
     """`gy` where `x` is positive, else `slope` times `gy`."""
     x, gy = np.asarray(x, order="C"), np.asarray(gy, order="C")
-    return _each(_leaky_relu_grad, x.dtype.type(slope), x, gy, np.empty_like(gy))
+    return _each(_leaky_relu_grad, x.dtype.type(slope), x, gy, memory.empty_like(gy))
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
     """`x` times the probability that a standard normal number is below `x`."""
     x = np.asarray(x, order="C")
-    return _each(_gelu, x, np.empty_like(x), work=1)
+    return _each(_gelu, x, memory.empty_like(x), work=1)
 
 
 def gelu_grad(x: np.ndarray, gy: np.ndarray) -> np.ndarray:
     """`gy` times the derivative of `gelu` at `x`."""
     x, gy = np.asarray(x, order="C"), np.asarray(gy, order="C")
-    return _each(_gelu_grad, x, gy, np.empty_like(gy), work=2)
+    return _each(_gelu_grad, x, gy, memory.empty_like(gy), work=2)
 
 
 def dropout(x: np.ndarray, p: float, key: np.uint64) -> np.ndarray:
@@ -148,4 +160,4 @@ def dropout(x: np.ndarray, p: float, key: np.uint64) -> np.ndarray:
     x = np.asarray(x, order="C")
     threshold = np.uint64(round(p * 2**53))
     scale = x.dtype.type(1 / (1 - p) if p < 1 else 0)
-    return _each(_dropout, key, threshold, scale, x, np.empty_like(x))
+    return _each(_dropout, key, threshold, scale, x, memory.empty_like(x))

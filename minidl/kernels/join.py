@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minidl.kernels import parallel
-from minidl.kernels.conv import copy_channels
+from minidl.kernels import memory, parallel
+from minidl.kernels.slab import copy_channels
 from minidl.kernels.jit import kernel
 
 BLOCK = 1024  # pixels
@@ -32,7 +32,7 @@ def _copy(source: np.ndarray, at: int, out: np.ndarray, to: int, count: int) -> 
 def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """The arrays side by side along the last axis; floating, of one dtype."""
     channels = [array.shape[-1] for array in arrays]
-    out = np.empty((*arrays[0].shape[:-1], sum(channels)), arrays[0].dtype)
+    out = memory.empty((*arrays[0].shape[:-1], sum(channels)), arrays[0].dtype)
     to = 0
     for array, count in zip(arrays, channels, strict=True):
         if out.size:
@@ -44,7 +44,7 @@ def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
 def cut(joined: np.ndarray, channels: Sequence[int]) -> list[np.ndarray]:
     """`joined` cut into arrays of so many channels each."""
     joined = np.ascontiguousarray(joined)
-    parts = [np.empty((*joined.shape[:-1], count), joined.dtype) for count in channels]
+    parts = [memory.empty((*joined.shape[:-1], count), joined.dtype) for count in channels]
     at = 0
     for part in parts:
         if part.size:

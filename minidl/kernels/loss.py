@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidl.kernels import parallel, simd
+from minidl.kernels import memory, parallel, simd
 from minidl.kernels.exponential import exp, log
 from minidl.kernels.jit import kernel
 
@@ -280,7 +280,7 @@ def _outputs(logits: np.ndarray, each: bool, slopes: bool) -> tuple[np.ndarray, 
     pixels, classes = logits.shape
     return (
         np.empty(pixels if each else 0, logits.dtype),
-        np.empty((pixels if slopes else 0, classes), logits.dtype),
+        memory.empty((pixels if slopes else 0, classes), logits.dtype),
         np.empty(-(-pixels // BLOCK)),
     )
 
@@ -366,7 +366,7 @@ def overlaps(
     """
     images, pixels, classes = logits.shape
     blocks = -(-pixels // BLOCK)
-    probabilities = np.empty(logits.shape, logits.dtype)
+    probabilities = memory.empty(logits.shape, logits.dtype)
     sums = np.empty((images * blocks, 3, classes))
     parallel.run(
         _overlaps, images * blocks, logits.size * 2.0,
@@ -385,7 +385,7 @@ def overlaps_grad(
     """Gradient of the logits of `overlaps`, given those of the first two of its sums, (N, K)."""
     images, pixels, _ = probabilities.shape
     blocks = -(-pixels // BLOCK)
-    gradient = np.empty_like(probabilities)
+    gradient = memory.empty_like(probabilities)
     parallel.run(
         _overlaps_grad, images * blocks, probabilities.size * 3.0,
         probabilities, labels, ignore_index, blocks, hit_slope, all_slope, gradient,

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from minidl.kernels import parallel, simd
+from minidl.kernels import memory, parallel, simd
 from minidl.kernels.jit import DISABLED, kernel
 
 
@@ -274,8 +274,8 @@ def max_pool(x: np.ndarray, spans: tuple[Span, Span, Span], keep: bool):
         The pixel ``(d * H + h) * W + w`` of the first among equals, or of the last NaN.
     """
     x = np.ascontiguousarray(x)
-    y = np.empty((len(x), *(len(span.first) for span in spans), x.shape[-1]), x.dtype)
-    pixels = np.empty(y.shape if keep else 0, y.dtype)
+    y = memory.empty((len(x), *(len(span.first) for span in spans), x.shape[-1]), x.dtype)
+    pixels = memory.empty(y.shape if keep else (0,), y.dtype)
     parallel.run(
         _max_pool, y.shape[0] * y.shape[1] * y.shape[2], x.size / 2,
         x.reshape(-1), x.shape[1:], *_runs(spans), keep, y.reshape(-1), pixels.reshape(-1),
@@ -289,13 +289,13 @@ def max_pool_grad(gy: np.ndarray, pixels: np.ndarray, spans, shape: tuple) -> np
     arrays = gy.reshape(-1), pixels.view(gy.dtype).reshape(-1)
     if all((span.stop[:-1] <= span.first[1:]).all() for span in spans):
         seamless = all(_seamless(span, size) for span, size in zip(spans, shape[1:4], strict=True))
-        gx = np.empty(shape, gy.dtype) if seamless else np.zeros(shape, gy.dtype)
+        gx = memory.empty(shape, gy.dtype) if seamless else np.zeros(shape, gy.dtype)
         parallel.run(
             _max_pool_grad_apart, gy.shape[0] * gy.shape[1] * gy.shape[2], gx.size / 2,
             *arrays, shape[1:], *_runs(spans), gx.reshape(-1),
         )  # fmt: skip
         return gx
-    gx = np.empty(shape, gy.dtype)
+    gx = memory.empty(shape, gy.dtype)
     cover = [_covering(span, size) for span, size in zip(spans, shape[1:4], strict=True)]
     parallel.run(
         _max_pool_grad, shape[0] * shape[1] * shape[2], gx.size,
@@ -313,14 +313,14 @@ def scatter(x: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]) -> np.
     positions : integer array of the same shape
         Flat inside each of the N parts of the result, and within bounds.
     """
-    y = np.empty(shape, x.dtype)
+    y = memory.empty(shape, x.dtype)
     parallel.run(_scatter, len(x), x.size + y.size / 4, _rows(x), _rows(positions), _rows(y))
     return y
 
 
 def scatter_grad(gy: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Gradient of the values given to `scatter`: zero for those that were overwritten."""
-    gx = np.empty(positions.shape, gy.dtype)
+    gx = memory.empty(positions.shape, gy.dtype)
     parallel.run(_scatter_grad, len(gx), gx.size * 2, _rows(gy), _rows(positions), _rows(gx))
     return gx
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidl.kernels import parallel, simd
+from minidl.kernels import memory, parallel, simd
 from minidl.kernels.jit import kernel
 
 
@@ -120,7 +120,7 @@ def _resample(start, stop, x, shape, first_d, taps_d, weight_d, first_h, taps_h,
 def resample(x: np.ndarray, bands: tuple[Band, Band, Band]) -> np.ndarray:
     """The sums that `bands` describe, along D, H and W of the (N, D, H, W, C) array x."""
     x = np.ascontiguousarray(x)
-    y = np.empty((len(x), *(len(band.first) for band in bands), x.shape[-1]), x.dtype)
+    y = memory.empty((len(x), *(len(band.first) for band in bands), x.shape[-1]), x.dtype)
     flat = (part for b in bands for part in (b.first, b.taps, b.weights.astype(x.dtype)))
     rows = y.shape[0] * y.shape[1] * y.shape[2]
     parallel.run(_resample, rows, x.size + y.size, x.reshape(-1), x.shape[1:], *flat, y.reshape(-1))

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from minidl.kernels import parallel
+from minidl.kernels import memory, parallel
 from minidl.kernels.exponential import exp
 from minidl.kernels.jit import kernel
 
@@ -79,7 +79,7 @@ def _log_softmax_grad(start, stop, y, gy, gx):
 
 def _run(kernel, x: np.ndarray, *others) -> np.ndarray:
     """Run `kernel` on x and `others`, arrays taken as (rows, K), and return what it wrote."""
-    out = np.empty_like(x)
+    out = memory.empty_like(x)
     rows = x.size // x.shape[-1]
     flat = (
         np.ascontiguousarray(a).reshape(rows, -1) if isinstance(a, np.ndarray) else a

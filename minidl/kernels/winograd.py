@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidl.kernels import gemm, parallel, simd
+from minidl.kernels import gemm, memory, parallel, simd
 from minidl.kernels.jit import kernel
 
 IN, OUT = 6, 4  # extents of a tile
@@ -207,8 +207,8 @@ def transform_patch(source, at, down, right, some, rows, out, to, plane):
 
 
 @kernel
-def transform_input(start, stop, source, tiles, channels, first, count, out):
-    """Tasks are tiles ``first + task``: ``out[:, task] = Bᵀ d B`` for every channel.
+def transform_input(start, stop, source, tiles, channels, first, count, out, shift):
+    """Tasks are tiles ``first + task``: ``out[:, task, shift:] = Bᵀ d B`` for every channel.
 
     source : flat (N, H, W, channels)
     out : (36, at least count rows, channels rounded up to whole registers), with the rows behind
@@ -236,7 +236,7 @@ def transform_input(start, stop, source, tiles, channels, first, count, out):
         for c in range(0, channels, lanes):
             for rows in range(2):  # three at a time, because registers do not hold six
                 transform_patch(
-                    data, at + c, down, right, channels - c, rows, flat, task * row + c, plane
+                    data, at + c, down, right, channels - c, rows, flat, task * row + shift + c, plane
                 )
 
 
@@ -278,8 +278,13 @@ def write_pixels(y, at, step, line, shift, floor, count, some):
 
 
 @kernel
-def write_tile(products, plane, at, bias, floor, tiles, tile, features, feature, columns, y):
-    """``max(Aᵀ m A + bias, floor)`` for `columns` channels of one tile, where the image has it."""
+def write_tile(
+    products, plane, at, bias, bias_at, floor, tiles, tile, features, feature, columns, y
+):
+    """``max(Aᵀ m A + bias, floor)`` for `columns` channels of one tile, where the image has it.
+
+    y : flat (N, OH, OW, features), written from channel `feature` on
+    """
     lanes = simd.lanes(y)
     n, h, w = place(tile, tiles)
     down, right = tiles.dilation_h * tiles.out_width * features, tiles.dilation_w * features
@@ -291,7 +296,7 @@ def write_tile(products, plane, at, bias, floor, tiles, tile, features, feature,
     limit = simd.splat(floor)
     for f in range(0, columns, lanes):
         some, p, q = features - feature - f, at + f, to + f
-        shift = simd.load_some(bias, feature + f, some)
+        shift = simd.load_some(bias, bias_at + f, some)
         m0 = transform_output_line(*load_6(products, p, IN * plane, lanes))
         m1 = transform_output_line(*load_6(products, p + plane, IN * plane, lanes))
         m2 = transform_output_line(*load_6(products, p + 2 * plane, IN * plane, lanes))
@@ -329,15 +334,16 @@ def prepare(start, stop, weight, channels, features, out):
 
 @kernel
 def multiply(
-    start, stop, transformed, weight, prepared, bias, floor, tiles, channels, features, first, count,
-    y,
-):
+    start, stop, transformed, weight, prepared, bias, floor, tiles, channels, features, first,
+    count, y, own, beside,
+):  # fmt: skip
     """Tasks are pairs of `TILE_BLOCK` tiles and a panel of features: multiply and write.
 
     transformed : (36, rows, padded channels), tiles ``first`` to ``first + count`` of the input.
     weight : flat (3, 3, channels, features)
     prepared : kernels transformed by `prepare`; or empty, and they are transformed here
-    y : flat (N, OH, OW, features), overwritten at the pixels of these tiles.
+    y, beside : flat (N, OH, OW, own) and (N, OH, OW, features - own), overwritten at the pixels of
+        these tiles.
     """
     lanes = simd.lanes(y)
     blocks = (count + TILE_BLOCK - 1) // TILE_BLOCK
@@ -346,8 +352,8 @@ def multiply(
     all_vectors = (features + lanes - 1) // lanes
     widest = gemm.TILE_VECTORS * lanes
     ready = prepared.size > 0
-    own = simd.room(0 if ready else ELEMENTS * min(channels, CHANNEL_BLOCK) * widest, y)
-    kernels = prepared if ready else own
+    fresh = simd.room(0 if ready else ELEMENTS * min(channels, CHANNEL_BLOCK) * widest, y)
+    kernels = prepared if ready else fresh
     # An odd number of registers from plane to plane keeps 36 streams out of each other's way.
     stride = TILE_BLOCK * widest + lanes
     products = simd.room(ELEMENTS * stride, y)
@@ -374,10 +380,17 @@ def multiply(
                     products, e * stride, columns, rows, False,
                 )  # fmt: skip
         for t in range(rows):
-            write_tile(
-                products, stride, t * columns, bias, floor, tiles, first + tile + t,
-                features, feature, columns, y,
-            )  # fmt: skip
+            mine = max(0, min(columns, own - feature))
+            if mine > 0:
+                write_tile(
+                    products, stride, t * columns, bias, feature, floor, tiles, first + tile + t,
+                    own, feature, mine, y,
+                )  # fmt: skip
+            if mine < columns and own < features:
+                write_tile(
+                    products, stride, t * columns + mine, bias, feature + mine, floor, tiles,
+                    first + tile + t, features - own, feature + mine - own, columns - mine, beside,
+                )  # fmt: skip
 
 
 @kernel
@@ -392,25 +405,37 @@ def room_for(tiles, row, like):
 
 @kernel
 def convolve(
-    start, stop, source, weight, prepared, bias, floor, tiles, channels, features, row, total, y
-):
-    """Tasks are blocks of `TILE_BLOCK` tiles: transform and multiply, all of it in one cache."""
+    start, stop, source, source_beside, source_own, weight, prepared, bias, floor, tiles, channels,
+    features, row, total, y, own, beside,
+):  # fmt: skip
+    """Tasks are blocks of `TILE_BLOCK` tiles: transform and multiply, all of it in one cache.
+
+    source, source_beside : flat, the first `source_own` of the channels and the others
+    y, own, beside : as for `multiply`
+    """
     vectors = (features + simd.lanes(y) - 1) // simd.lanes(y)
     panels = gemm.panels_of(vectors)
     transformed = room_for(TILE_BLOCK, row, y)
     for block in range(start, stop):
         first = block * TILE_BLOCK
         count = min(TILE_BLOCK, total - first)
-        transform_input(gemm.ZERO, count, source, tiles, channels, first, count, transformed)
+        transform_input(
+            gemm.ZERO, count, source, tiles, source_own, first, count, transformed, gemm.ZERO
+        )
+        transform_input(
+            gemm.ZERO, count, source_beside, tiles, channels - source_own, first, count,
+            transformed, source_own,
+        )  # fmt: skip
         multiply(
             gemm.ZERO, panels, transformed, weight, prepared, bias, floor, tiles, channels,
-            features, first, count, y,
+            features, first, count, y, own, beside,
         )  # fmt: skip
 
 
 @kernel
-def transform_gradient(start, stop, gy, tiles, features, first, count, out):
-    """Tasks are tiles ``first + task``: ``out[:, task] = A gy Aᵀ`` for every output channel.
+def transform_gradient(start, stop, gy, tiles, features, first, count, out, shift):
+    """Tasks are tiles ``first + task``: ``out[:, task, shift:] = A gy Aᵀ`` for every
+    output channel.
 
     gy : flat (N, OH, OW, features)
     out : (36, at least count, features rounded up to whole registers or more)
@@ -434,7 +459,7 @@ def transform_gradient(start, stop, gy, tiles, features, first, count, out):
             )  # fmt: skip
             data, at, down, right = patch, 0, OUT * features, features
         for f in range(0, features, lanes):
-            some, p, to = features - f, at + f, task * row + f
+            some, p, to = features - f, at + f, task * row + shift + f
             y0 = transform_gradient_line(*load_4(data, p, down, some))
             y1 = transform_gradient_line(*load_4(data, p + right, down, some))
             y2 = transform_gradient_line(*load_4(data, p + 2 * right, down, some))
@@ -515,24 +540,28 @@ def write_kernels(
 
 
 @kernel
-def correlate(start, stop, x, gy, tiles, x_row, gy_row, total, sums):
+def correlate(start, stop, x, beside, own, gy, tiles, x_row, gy_row, total, sums):
     """Tasks are parts of the tiles: transform x and gy, multiply and sum up, all in one cache.
 
+    x, beside : flat, the first `own` of the channels and the others
     sums : (parts, 36, channels, features), in whole tiles and in whole registers
     """
     parts, _, channels, features = sums.shape
     lanes = simd.lanes(sums)
     vectors = features // lanes
     x_tiles, gy_tiles = room_for(TILE_BLOCK, x_row, x), room_for(TILE_BLOCK, gy_row, x)
-    x_channels = x.size // (tiles.images * tiles.height * tiles.width)
+    others = beside.size // (tiles.images * tiles.height * tiles.width)
     gy_channels = gy.size // (tiles.images * tiles.out_height * tiles.out_width)
     flat, zeros = sums.reshape(sums.size), np.zeros(gemm.TILE_VECTORS * lanes, sums.dtype)
     for part in range(start, stop):
         begin, end = part * total // parts, (part + 1) * total // parts
         for first in range(begin, end, TILE_BLOCK):
             count = min(TILE_BLOCK, end - first)
-            transform_input(gemm.ZERO, count, x, tiles, x_channels, first, count, x_tiles)
-            transform_gradient(gemm.ZERO, count, gy, tiles, gy_channels, first, count, gy_tiles)
+            transform_input(gemm.ZERO, count, x, tiles, own, first, count, x_tiles, gemm.ZERO)
+            transform_input(gemm.ZERO, count, beside, tiles, others, first, count, x_tiles, own)
+            transform_gradient(
+                gemm.ZERO, count, gy, tiles, gy_channels, first, count, gy_tiles, gemm.ZERO
+            )
             plane, new = channels * features, first == begin
             for panel in range(gemm.panels_of(vectors)):
                 feature = gemm.panel_start(panel, vectors) * lanes
@@ -625,23 +654,25 @@ def _row(channels: int, dtype) -> int:
 def _room(count: int, channels: int, dtype) -> np.ndarray:
     """Room for `count` transformed tiles."""
     rows = -(-count // gemm.TILE_ROWS) * gemm.TILE_ROWS + 1
-    return np.empty((ELEMENTS, rows, _row(channels, dtype)), dtype)
+    return memory.empty((ELEMENTS, rows, _row(channels, dtype)), dtype)
 
 
-def _transform(function, source, tiles, first, count, out):
+def _transform(function, source, tiles, first, count, out, shift=0):
     channels = source.shape[-1]
-    parallel.run(
-        function, count, count * channels * 20,
-        source.reshape(-1), tiles, channels, first, count, out,
-    )  # fmt: skip
+    if channels:
+        parallel.run(
+            function, count, count * channels * 20,
+            source.reshape(-1), tiles, channels, first, count, out, shift,
+        )  # fmt: skip
 
 
-def forward(x, weight, bias, padding, dilation, out_size, relu=False):
+def forward(x, beside, weight, bias, padding, dilation, out_size, relu=False):
     """3x3 convolution of stride 1, (N, H, W, C) to (N, *out_size, F).
 
     Parameters
     ----------
-    x : (N, H, W, C) array
+    x, beside : (N, H, W, C1) and (N, H, W, C2) arrays
+        The channels of the input, C = C1 + C2; C2 may be 0.
     weight : (3, 3, C, F) array
     bias : (F,) array
     padding, dilation : two integers each, as for `conv.forward`
@@ -654,37 +685,55 @@ def forward(x, weight, bias, padding, dilation, out_size, relu=False):
     The error against exact arithmetic is below 3e-5 of the largest output for inputs and weights of
     unit variance and up to 512 channels.
     """
+    return _forward(x, beside, weight, bias, padding, dilation, out_size, relu, None)[0]
+
+
+def _forward(x, beside, weight, bias, padding, dilation, out_size, relu, split):
+    """`forward`, to one array, or to two with the first `split` channels and the others."""
     channels, features = weight.shape[2:]
-    y = np.empty((len(x), *out_size, features), x.dtype)
+    own = features if split is None else split
+    y, other = (memory.empty((len(x), *out_size, n), x.dtype) for n in (own, features - own))
     tiles = cover(x, dilation, padding, out_size)
     total = number_of(tiles)
-    floor = x.dtype.type(0 if relu else -np.inf)
     blocks = -(-total // TILE_BLOCK)
-    work = total * channels * features
-    flat = weight.reshape(-1)
+    floor = x.dtype.type(0 if relu else -np.inf)
     panels = gemm.panels_of(gemm.vectors_for(features, x.dtype))
-    size = ELEMENTS * channels * gemm.vectors_for(features, x.dtype) * simd.lanes_of(x.dtype)
-    often = blocks >= MIN_TASKS and size * x.itemsize <= KERNEL_BYTES
-    prepared = np.empty(size if often else 0, x.dtype)
-    if often:
-        parallel.run(prepare, panels, size, flat, channels, features, prepared)
+    flat = weight.reshape(-1)
+    out = y.reshape(-1), own, other.reshape(-1)
+    work = total * channels * features
     if blocks >= MIN_TASKS:
         parallel.run(
-            convolve, blocks, work, x.reshape(-1), flat, prepared, bias, floor, tiles,
-            channels, features, _row(channels, x.dtype), total, y.reshape(-1),
+            convolve, blocks, work, x.reshape(-1), beside.reshape(-1), x.shape[-1], flat,
+            _prepared(weight), bias, floor, tiles, channels, features, _row(channels, x.dtype),
+            total, *out,
         )  # fmt: skip
-        return y
+        return y, other
     # Few tiles, and so many channels: threads share the features, and all need all tiles.
     transformed = _room(total, channels, x.dtype)
     _transform(transform_input, x, tiles, 0, total, transformed)
+    _transform(transform_input, beside, tiles, 0, total, transformed, x.shape[-1])
     parallel.run(
-        multiply, blocks * panels, work, transformed, flat, prepared, bias, floor, tiles,
-        channels, features, 0, total, y.reshape(-1),
+        multiply, blocks * panels, work, transformed, flat, np.empty(0, x.dtype), bias, floor,
+        tiles, channels, features, 0, total, *out,
     )  # fmt: skip
-    return y
+    return y, other
 
 
-def input_grad(gy, weight, bias, padding, dilation, size, relu=False):
+def _prepared(weight):
+    """All transformed kernels, or none where they would not fit a cache."""
+    channels, features = weight.shape[2:]
+    vectors = gemm.vectors_for(features, weight.dtype)
+    size = ELEMENTS * channels * vectors * simd.lanes_of(weight.dtype)
+    if size * weight.itemsize > KERNEL_BYTES:
+        return np.empty(0, weight.dtype)
+    prepared = memory.empty((size,), weight.dtype)
+    parallel.run(
+        prepare, gemm.panels_of(vectors), size, weight.reshape(-1), channels, features, prepared
+    )
+    return prepared
+
+
+def input_grad(gy, weight, bias, padding, dilation, size, relu=False, split=None):
     """Gradient of the input of `forward`: the convolution of gy with the kernels turned round.
 
     Parameters
@@ -694,19 +743,26 @@ def input_grad(gy, weight, bias, padding, dilation, size, relu=False):
     bias : (C,) array
     padding, dilation, relu : as for `forward`
     size : (H, W)
+    split : int, optional
+
+    Returns
+    -------
+    two arrays, with the first `split` channels and with the others; all are in the first if there
+    is no split
     """
     channels, features = weight.shape[2:]
-    turned = np.empty((3, 3, features, channels), weight.dtype)
+    turned = memory.empty((3, 3, features, channels), weight.dtype)
     parallel.run(
         turn_kernels, 9, weight.size, weight.reshape(-1), channels, features, turned.reshape(-1)
     )
     rest = tuple(2 * d - p for d, p in zip(dilation, padding, strict=True))
-    return forward(gy, turned, bias, rest, dilation, size, relu)
+    return _forward(gy, gy[..., :0], turned, bias, rest, dilation, size, relu, split)
 
 
-def weight_grad(x, gy, padding, dilation):
-    """Gradient of the weight of `forward`, (3, 3, C, F), from x and gy."""
-    channels, features = x.shape[-1], gy.shape[-1]
+def weight_grad(x, beside, gy, padding, dilation):
+    """Gradient of the weight of `forward`, (3, 3, C, F), from x, what is beside it, and gy."""
+    own, features = x.shape[-1], gy.shape[-1]
+    channels = own + beside.shape[-1]
     lanes = simd.lanes_of(x.dtype)
     rows = -(-channels // gemm.TILE_ROWS) * gemm.TILE_ROWS
     columns = gemm.vectors_for(features, x.dtype) * lanes
@@ -715,12 +771,12 @@ def weight_grad(x, gy, padding, dilation):
     if total == 0:
         return np.zeros((3, 3, channels, features), x.dtype)
     work = total * channels * features
-    gw = np.empty((3, 3, channels, features), x.dtype)
+    gw = memory.empty((3, 3, channels, features), x.dtype)
     if ELEMENTS * rows * columns * x.itemsize <= PART_BYTES and total >= MIN_TASKS * TILE_BLOCK:
-        sums = np.empty((MIN_TASKS, ELEMENTS, rows, columns), x.dtype)
+        sums = memory.empty((MIN_TASKS, ELEMENTS, rows, columns), x.dtype)
         parallel.run(
-            correlate, MIN_TASKS, work, x.reshape(-1), gy.reshape(-1), tiles,
-            _row(channels, x.dtype), _row(features, x.dtype), total, sums,
+            correlate, MIN_TASKS, work, x.reshape(-1), beside.reshape(-1), own, gy.reshape(-1),
+            tiles, _row(channels, x.dtype), _row(features, x.dtype), total, sums,
         )  # fmt: skip
         parallel.run(add_parts, channels, sums.size, sums, channels, features, gw.reshape(-1))
         return gw
@@ -732,6 +788,7 @@ def weight_grad(x, gy, padding, dilation):
     for first in range(0, total, size):
         count = min(size, total - first)
         _transform(transform_input, x, tiles, first, count, x_tiles)
+        _transform(transform_input, beside, tiles, first, count, x_tiles, own)
         _transform(transform_gradient, gy, tiles, first, count, gy_tiles)
         parallel.run(
             correlate_channels, tasks, count * channels * features + gw.size,

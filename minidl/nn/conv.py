@@ -118,9 +118,9 @@ class Conv1d(_Conv):
 
     axes = 1
 
-    def forward(self, x: Any) -> Any:
-        """(N, L, C) to (N, OL, F)."""
-        return F.conv1d(x, *self.arguments, activation=self.activation)
+    def forward(self, x: Any, beside: Any = None) -> Any:
+        """(N, L, C) to (N, OL, F); C counts the channels of x and of `beside`."""
+        return F.conv1d(x, *self.arguments, activation=self.activation, beside=beside)
 
 
 class Conv2d(_Conv):
@@ -142,9 +142,9 @@ class Conv2d(_Conv):
 
     axes = 2
 
-    def forward(self, x: Any) -> Any:
-        """(N, H, W, C) to (N, OH, OW, F)."""
-        return F.conv2d(x, *self.arguments, activation=self.activation)
+    def forward(self, x: Any, beside: Any = None) -> Any:
+        """(N, H, W, C) to (N, OH, OW, F); C counts the channels of x and of `beside`."""
+        return F.conv2d(x, *self.arguments, activation=self.activation, beside=beside)
 
 
 class Conv3d(_Conv):
@@ -166,9 +166,9 @@ class Conv3d(_Conv):
 
     axes = 3
 
-    def forward(self, x: Any) -> Any:
-        """(N, D, H, W, C) to (N, OD, OH, OW, F)."""
-        return F.conv3d(x, *self.arguments, activation=self.activation)
+    def forward(self, x: Any, beside: Any = None) -> Any:
+        """(N, D, H, W, C) to (N, OD, OH, OW, F); C counts the channels of x and of `beside`."""
+        return F.conv3d(x, *self.arguments, activation=self.activation, beside=beside)
 
 
 class _ConvTranspose(Module):
