@@ -103,9 +103,9 @@ def _both(make_optimizer, root, batch_norm, dtype):
 each_network = pytest.mark.parametrize(
     "root, batch_norm", [(8, False), (8, True), (16, False), (16, True)]
 )
-# Measured on these: SGD within XX, Adam within 2e-4.
+# Measured on these four networks: both within 2e-4.
 GENTLE = {
-    "SGD": lambda optim, parameters: optim.SGD(parameters, lr=0.01),
+    "SGD": lambda optim, parameters: optim.SGD(parameters, lr=0.005),
     "Adam": lambda optim, parameters: optim.Adam(parameters, lr=1e-4),
 }
 USUAL = {

@@ -163,16 +163,17 @@ tile_1 = _emit_tile(TILE_ROWS, 1)
 tile_2 = _emit_tile(TILE_ROWS, 2)
 tile_3 = _emit_tile(TILE_ROWS, 3)
 tile_half = _emit_tile(TILE_ROWS, 1, share=2)
+tile_half_tall = _emit_tile(2 * TILE_ROWS, 1, share=2)  # eight sums would wait for each other
 
 if DISABLED:  # the micro-kernel on ndarrays
 
-    def _tile(vectors, share=1):
+    def _tile(vectors, share=1, height=TILE_ROWS):
         def tile(
             a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
             start, start_at, start_row, c, c_at, c_row, relu,
         ):  # fmt: skip
             columns = np.arange(vectors * simd.lanes_of(c.dtype) // share)
-            rows, steps = np.arange(TILE_ROWS)[:, None], np.arange(run)
+            rows, steps = np.arange(height)[:, None], np.arange(run)
             total = start[start_at + rows * start_row + columns]
             for r in range(runs):
                 left = a[a_at + a_runs[r] + rows * a_row + steps * a_step]
@@ -183,7 +184,8 @@ if DISABLED:  # the micro-kernel on ndarrays
 
         return tile
 
-    tile_1, tile_2, tile_3, tile_half = _tile(1), _tile(2), _tile(3), _tile(1, 2)
+    tile_1, tile_2, tile_3 = _tile(1), _tile(2), _tile(3)
+    tile_half, tile_half_tall = _tile(1, 2), _tile(1, 2, 2 * TILE_ROWS)
 
 
 def vectors_for(columns: int, dtype: np.dtype) -> int:
@@ -235,7 +237,13 @@ def multiply_block(
                 a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
                 start, start_i, start_row, c, c_i, c_row, relu,
             )  # fmt: skip
-        else:
+        elif i + TILE_ROWS < rows:  # two tiles at a time
+            if i // TILE_ROWS % 2 == 0:
+                tile_half_tall(
+                    a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
+                    start, start_i, start_row, c, c_i, c_row, relu,
+                )  # fmt: skip
+        elif i // TILE_ROWS % 2 == 0:  # the last one, if they are odd
             tile_half(
                 a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
                 start, start_i, start_row, c, c_i, c_row, relu,
