@@ -41,9 +41,23 @@ def _adam(
     start, stop, p, g, mean, square, highest, shrink, decay, rate, beta1, rest1, beta2, rest2,
     correction, eps,
 ):  # fmt: skip
-    """Overwrites p, mean, square and highest; an empty highest means no AMSGrad."""
-    p, g, mean = _part(p, start, stop), _part(g, start, stop), _part(mean, start, stop)
-    square, highest = _part(square, start, stop), _part(highest, start, stop)
+    """Overwrites p, mean, square and highest; an empty highest means no AMSGrad.
+
+    `correction` is what the root of the square is multiplied by.
+    """
+    for task in range(start, stop):
+        _adam_block(
+            _part(p, task, task + 1), _part(g, task, task + 1), _part(mean, task, task + 1),
+            _part(square, task, task + 1), _part(highest, task, task + 1),
+            shrink, decay, rate, beta1, rest1, beta2, rest2, correction, eps,
+        )  # fmt: skip
+
+
+@kernel
+def _adam_block(
+    p, g, mean, square, highest, shrink, decay, rate, beta1, rest1, beta2, rest2, correction, eps
+):
+    """`_adam` for so few elements that the cache still has them when they are met again."""
     for i in range(p.size):
         step = g[i] + decay * (p[i] * shrink)
         mean[i] = beta1 * mean[i] + rest1 * step
@@ -52,7 +66,7 @@ def _adam(
         highest[i] = max(highest[i], square[i])
     size = highest if highest.size else square
     for i in range(p.size):
-        p[i] = p[i] * shrink - rate * mean[i] / (np.sqrt(size[i]) / correction + eps)
+        p[i] = p[i] * shrink - rate * mean[i] / (np.sqrt(size[i]) * correction + eps)
 
 
 @kernel
@@ -108,7 +122,7 @@ def adam(p, g, mean, square, highest, step, lr, shrink, weight_decay, betas, eps
     beta1, beta2 = betas
     numbers = (
         shrink, weight_decay, lr / (1 - beta1**step), beta1, 1 - beta1, beta2, 1 - beta2,
-        (1 - beta2**step) ** 0.5, eps,
+        (1 - beta2**step) ** -0.5, eps,
     )  # fmt: skip
     _update(_adam, p, g, (mean, square, highest), numbers)
 

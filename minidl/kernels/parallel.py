@@ -8,6 +8,8 @@ process that forks simply starts workers anew in the child.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import os
 import queue
@@ -56,19 +58,50 @@ class _Job:
                     self.finished.set()
 
 
+def _cpu_call() -> Callable[[], int] | None:
+    """The C library's function that tells on which core a thread is, where there is one."""
+    try:
+        return ctypes.PyDLL(None).sched_getcpu if hasattr(os, "sched_setaffinity") else None
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+_current_cpu = _cpu_call()
+
+
 class _Pool:
     """Workers that wait for jobs. Made anew in a forked child, which inherits no threads."""
 
     def __init__(self) -> None:
         self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self.lock = threading.Lock()
-        self.workers = 0
+        self.workers: list[threading.Thread] = []
+        self.avoided = -1  # the core that workers were told to leave to the calling thread
 
     def hire(self, workers: int) -> None:
-        with self.lock:
-            for _ in range(self.workers, workers):
-                threading.Thread(target=self.serve, name="minidl-worker", daemon=True).start()
-                self.workers += 1
+        if len(self.workers) < workers:
+            with self.lock:
+                for _ in range(len(self.workers), workers):
+                    worker = threading.Thread(target=self.serve, name="minidl-worker", daemon=True)
+                    worker.start()
+                    self.workers.append(worker)
+                    self.avoided = -1
+        if _current_cpu is not None:
+            self.keep_away(_current_cpu())
+
+    def keep_away(self, cpu: int) -> None:
+        """Forbid the workers the core of the calling thread.
+
+        Linux likes to wake a thread on the core of the one that wakes it, behind which it would
+        then wait for milliseconds, while other cores have nothing to do.
+        """
+        if cpu == self.avoided:
+            return
+        others = os.sched_getaffinity(0) - {cpu}
+        with self.lock, contextlib.suppress(OSError):
+            for worker in self.workers if others else ():
+                os.sched_setaffinity(worker.native_id or 0, others)
+            self.avoided = cpu
 
     def serve(self) -> None:
         while True:
