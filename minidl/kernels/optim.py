@@ -58,6 +58,15 @@ def _adam_block(
     p, g, mean, square, highest, shrink, decay, rate, beta1, rest1, beta2, rest2, correction, eps
 ):
     """`_adam` for so few elements that the cache still has them when they are met again."""
+    if not highest.size:
+        for i in range(p.size):
+            value = p[i] * shrink
+            step = g[i] + decay * value
+            first = beta1 * mean[i] + rest1 * step
+            second = beta2 * square[i] + rest2 * step * step
+            mean[i], square[i] = first, second
+            p[i] = value - rate * first / (np.sqrt(second) * correction + eps)
+        return
     for i in range(p.size):
         step = g[i] + decay * (p[i] * shrink)
         mean[i] = beta1 * mean[i] + rest1 * step
