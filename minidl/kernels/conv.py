@@ -94,6 +94,63 @@ def target_row(target, jobs, j, n, d, h, w):
 
 
 @kernel
+def convolve_rows(
+    slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature, grid, planes, jobs, j,
+    target, a_runs, b_runs, sums, out,
+):  # fmt: skip
+    """One panel of features of job j, for `rows` rows of `wide` pixels: row by row, in one go.
+
+    Whole tiles are written where they belong; what is left at the ends goes through `sums`.
+    """
+    first, last, run = jobs.first_run[j], jobs.first_run[j + 1], jobs.run[j]
+    step, shift = target.step_w * target.row, jobs.channel[j] + feature
+    filled = min(width, target.channels - feature)
+    whole = wide - wide % gemm.TILE_ROWS if filled == width else 0
+    for h in range(top, top + rows):
+        to = target_row(target, jobs, j, n, d, h, w)
+        if to < 0:
+            return
+        runs = place_runs(first, last, d, h, grid, planes, jobs, j, width, a_runs, b_runs)
+        multiply_row(
+            slab, gemm.ZERO, packed, at, width, a_runs, b_runs, runs, run, grid,
+            bias, shift, gemm.ZERO, out, to + feature, step, whole, relu,
+        )  # fmt: skip
+        if whole < wide:
+            multiply_row(
+                slab, whole, packed, at, width, a_runs, b_runs, runs, run, grid,
+                bias, shift, gemm.ZERO, sums, gemm.ZERO, width, wide - whole, relu,
+            )  # fmt: skip
+            copy_pixels(sums, width, out, to + feature + whole * step, step, wide - whole, filled)
+
+
+@kernel
+def convolve_parts(
+    slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature, grid, planes, jobs, j,
+    target, a_runs, b_runs, sums, out,
+):  # fmt: skip
+    """The same where weights are many: one part of them after the other adds to all the rows."""
+    first, last, run = jobs.first_run[j], jobs.first_run[j + 1], jobs.run[j]
+    step, shift = target.step_w * target.row, jobs.channel[j] + feature
+    together = max(1, DEPTH_BLOCK // run)
+    tall = (wide + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * gemm.TILE_ROWS
+    for r in range(first, last, together):
+        stop, fresh = min(last, r + together), r == first
+        for i in range(rows):
+            runs = place_runs(r, stop, d, top + i, grid, planes, jobs, j, width, a_runs, b_runs)
+            line = i * tall * width
+            multiply_row(
+                slab, gemm.ZERO, packed, at, width, a_runs, b_runs, runs, run, grid,
+                bias if fresh else sums, shift if fresh else line, 0 if fresh else width,
+                sums, line, width, wide, relu and stop == last,
+            )  # fmt: skip
+    for i in range(rows):
+        to = target_row(target, jobs, j, n, d, top + i, w)
+        if to >= 0:
+            filled = min(width, target.channels - feature)
+            copy_pixels(sums[i * tall * width :], width, out, to + feature, step, wide, filled)
+
+
+@kernel
 def convolve(
     start, stop, source, beside, packed, bias, relu, grid, planes, jobs, target, splits, unit, out
 ):
@@ -105,10 +162,8 @@ def convolve(
     planes : offsets of the planes of a slab
     unit : numbers of a register that are used
     """
-    vectors = (target.channels + unit - 1) // unit
-    panels = gemm.panels_of(vectors)
+    panels = gemm.panels_of((target.channels + unit - 1) // unit)
     tall = (grid.block_w + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * gemm.TILE_ROWS
-    step = target.step_w * target.row
     slab = slab_of(grid, planes, source)
     sums = simd.room(grid.block_h * tall * gemm.TILE_VECTORS * unit, source)
     a_runs = np.empty(len(jobs.run_at), np.int64)
@@ -117,77 +172,46 @@ def convolve(
         n, d, top, w = block_place(task // splits, grid)
         rows, columns = min(grid.block_h, grid.height - top), min(grid.block_w, grid.width - w)
         fill_slab(slab, source, beside, n, d, top, w, grid, planes)
-        split = task % splits
         for j in range(len(jobs.run)):
-            first, last, run = jobs.first_run[j], jobs.first_run[j + 1], jobs.run[j]
-            together = max(1, DEPTH_BLOCK // max(1, run))
-            x = jobs.first_w[j] + w * target.step_w
-            wide = min(columns, (target.width - x + target.step_w - 1) // target.step_w)
+            depth = (jobs.first_run[j + 1] - jobs.first_run[j]) * jobs.run[j]
+            right = jobs.first_w[j] + w * target.step_w
+            wide = min(columns, (target.width - right + target.step_w - 1) // target.step_w)
+            split = task % splits
             for p in range(split * panels // splits, (split + 1) * panels // splits):
-                feature = gemm.panel_start(p, vectors) * unit
-                width = gemm.panel_start(p + 1, vectors) * unit - feature
-                shift = jobs.channel[j] + feature
-                at = jobs.packed_at[j] + feature * (last - first) * run
-                filled = min(width, target.channels - feature)
-                if last - first <= together:
-                    # Whole tiles are written where they belong, what is left at the ends copied.
-                    whole = wide - wide % gemm.TILE_ROWS if filled == width else 0
-                    for h in range(top, top + rows):
-                        to = target_row(target, jobs, j, n, d, h, w)
-                        if to < 0:
-                            break
-                        runs = place_runs(
-                            first, last, d, h, grid, planes, jobs, j, width, a_runs, b_runs
-                        )
-                        multiply_row(
-                            slab, gemm.ZERO, packed, at, width, a_runs, b_runs, runs, run, grid,
-                            bias, shift, gemm.ZERO, out, to + feature, step, whole, relu,
-                        )  # fmt: skip
-                        if whole < wide:
-                            multiply_row(
-                                slab, whole, packed, at, width, a_runs, b_runs, runs, run, grid,
-                                bias, shift, gemm.ZERO, sums, gemm.ZERO, width, wide - whole, relu,
-                            )  # fmt: skip
-                            copy_pixels(
-                                sums, width, out, to + feature + whole * step, step, wide - whole,
-                                filled,
-                            )  # fmt: skip
-                    continue
-                # Sums of the whole block, to which one part of the weights after the other adds.
-                for r in range(first, last, together):
-                    for i in range(rows):
-                        runs = place_runs(
-                            r, min(last, r + together), d, top + i, grid, planes, jobs, j, width,
-                            a_runs, b_runs,
-                        )  # fmt: skip
-                        line, fresh = i * tall * width, r == first
-                        multiply_row(
-                            slab, gemm.ZERO, packed, at, width, a_runs, b_runs, runs, run, grid,
-                            bias if fresh else sums, shift if fresh else line, 0 if fresh else width,
-                            sums, line, width, wide, relu and r + together >= last,
-                        )  # fmt: skip
-                for i in range(rows):
-                    to = target_row(target, jobs, j, n, d, top + i, w)
-                    if to >= 0:
-                        copy_pixels(
-                            sums[i * tall * width :], width, out, to + feature, step, wide, filled
-                        )
+                feature, width = panel_place(p, target.channels, unit)
+                at = jobs.packed_at[j] + feature * depth
+                if depth <= DEPTH_BLOCK:
+                    convolve_rows(
+                        slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature,
+                        grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
+                    )  # fmt: skip
+                else:
+                    convolve_parts(
+                        slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature,
+                        grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
+                    )  # fmt: skip
+
+
+@kernel
+def panel_place(panel, features, unit):
+    """First feature of a panel, and how many it has room for."""
+    vectors = (features + unit - 1) // unit
+    first = gemm.panel_start(panel, vectors) * unit
+    return first, gemm.panel_start(panel + 1, vectors) * unit - first
 
 
 @kernel
 def pack(start, stop, weight, jobs, row_step, column_step, rows, columns, unit, packed):
     """Lay out weights as the micro-kernel reads them; tasks are panels of jobs.
 
-    Row ``t * rows + r``, column f of job j is ``weight[tap_at[t] + r * row_step + f * column_step]``
-    for the taps t of the job; one of the two steps is 1. Columns past `columns` become zero.
+    Row ``t * rows + r``, column f of job j is
+    ``weight[tap_at[t] + r * row_step + f * column_step]`` for the taps t of the job; one of the two
+    steps is 1. Columns past `columns` become zero.
     """
-    vectors = (columns + unit - 1) // unit
-    panels = gemm.panels_of(vectors)
+    panels = gemm.panels_of((columns + unit - 1) // unit)
     for task in range(start, stop):
         j, p = task // panels, task % panels
-        v = gemm.panel_start(p, vectors)
-        width = (gemm.panel_start(p + 1, vectors) - v) * unit
-        first = v * unit
+        first, width = panel_place(p, columns, unit)
         filled = min(width, columns - first)
         taps = jobs.first_tap[j + 1] - jobs.first_tap[j]
         for t in range(taps):
@@ -437,9 +461,7 @@ def weight_grad_tasks(
     partial : (splits, rows of the weight of this job, features in whole registers), overwritten
     """
     depth, columns = partial.shape[1:]
-    lanes = simd.lanes(partial)
-    vectors = columns // unit
-    panels = gemm.panels_of(vectors)
+    panels = gemm.panels_of(columns // unit)
     chunks = (depth + chunk - 1) // chunk
     blocks = number_of_blocks(grid)
     run, first_run = jobs.run[j], jobs.first_run[j]
@@ -485,33 +507,26 @@ def weight_grad_tasks(
                     continue
                 to = (r - first // run) * tall * columns
                 for p in range(panels):
-                    v = gemm.panel_start(p, vectors)
-                    width = (gemm.panel_start(p + 1, vectors) - v) * unit
+                    feature, width = panel_place(p, features, unit)
                     if in_place:
                         gemm.multiply_block(
                             slab, gemm.ZERO, gemm.ONE, grid.step_w * grid.source_row, x_runs,
-                            gy, gy_at + v * unit, gy_row, gy_runs, count, across, width,
-                            sums, to + v * unit, columns, sums, to + v * unit, columns, wanted,
-                            False,
+                            gy, gy_at + feature, gy_row, gy_runs, count, across, width,
+                            sums, to + feature, columns, sums, to + feature, columns, wanted, False,
                         )  # fmt: skip
                     else:
                         gemm.multiply_block(
                             slab, gemm.ZERO, gemm.ONE, grid.step_w * grid.source_row, x_runs,
-                            copied, v * unit, columns, gy_runs, count, across, width,
-                            sums, to + v * unit, columns, sums, to + v * unit, columns, wanted,
-                            False,
+                            copied, feature, columns, gy_runs, count, across, width,
+                            sums, to + feature, columns, sums, to + feature, columns, wanted, False,
                         )  # fmt: skip
         for r in range(first // run, (last - 1) // run + 1):
             begin, end = max(first, r * run), min(last, (r + 1) * run)
             at = (r - first // run) * tall * columns
-            copy_channels(
-                sums, at, out, (split * depth + begin) * columns, (end - begin) * columns
-            )
+            copy_channels(sums, at, out, (split * depth + begin) * columns, (end - begin) * columns)
 
 
-def weight_grad(
-    x, gy, kernel_size, stride, padding, dilation, groups, beside=None, algorithm=None
-):
+def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, beside=None, algorithm=None):
     """Gradient of the weight of `forward`: (KD, KH, KW, C // groups, F).
 
     The pixels are split into parts whose number follows from the shapes alone, and the parts are
@@ -526,9 +541,7 @@ def weight_grad(
     if algorithm == "depthwise":
         return depthwise.weight_grad(x, gy, kernel_size, stride, padding, dilation)
     if algorithm == "winograd":
-        gw = winograd.weight_grad(
-            _plane(x), _plane(beside), _plane(gy), padding[1:], dilation[1:]
-        )
+        gw = winograd.weight_grad(_plane(x), _plane(beside), _plane(gy), padding[1:], dilation[1:])
         return gw[None]
     size = gy.shape[1:-1]
     plan, jobs, _, unit, *_ = _forward_layout(

@@ -123,8 +123,7 @@ def _emit_tile(rows: int, vectors: int, share: int = 1):
             sums = carried(outer, origin)
             (a_k,), (b_k,) = carried([a_run], origin), carried([b_run], origin)
             b_row = [
-                builder.load(vector_at(b_k, number(v * lanes)), align=align)
-                for v in range(vectors)
+                builder.load(vector_at(b_k, number(v * lanes)), align=align) for v in range(vectors)
             ]
             after = []
             for i in range(rows):
@@ -147,9 +146,8 @@ def _emit_tile(rows: int, vectors: int, share: int = 1):
             return context.get_dummy_value()
 
         i8 = types.intp
-        return types.void(
-            a, i8, i8, i8, a_runs, b, i8, i8, b_runs, i8, i8, start, i8, i8, c, i8, i8, types.boolean
-        ), codegen
+        matrices = (a, i8, i8, i8, a_runs, b, i8, i8, b_runs, i8, i8)
+        return types.void(*matrices, start, i8, i8, c, i8, i8, types.boolean), codegen
 
     return tile
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from minidl.kernels import memory, parallel
-from minidl.kernels.slab import copy_channels
 from minidl.kernels.jit import kernel
+from minidl.kernels.slab import copy_channels
 
 BLOCK = 1024  # pixels
 

@@ -17,8 +17,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-# More ranges than threads, so that a thread held up by another process is not waited for.
-RANGES_PER_THREAD = 4
+# More ranges than threads, so that a thread held up by another process is not waited for, and that
+# all end at about the same time; each takes some microseconds to be handed out.
+RANGES_PER_THREAD = 4, 12
+RANGE_WORK = 500_000  # units of work from which on there are more than the first
 SERIAL_BELOW = 100_000  # units of work, about a nanosecond each; a worker wakes up in 20 to 50 us
 
 
@@ -174,7 +176,9 @@ def _run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> N
     if threads <= 1 or work < SERIAL_BELOW:
         function(0, tasks, *args)
         return
-    job = _Job(function, tasks, min(tasks, threads * RANGES_PER_THREAD), args)
+    least, most = RANGES_PER_THREAD
+    ranges = threads * max(least, min(most, int(work / threads / RANGE_WORK)))
+    job = _Job(function, tasks, min(tasks, ranges), args)
     pool = _pool
     pool.hire(threads - 1)
     for _ in range(threads - 1):

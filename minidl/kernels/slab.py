@@ -144,9 +144,7 @@ def copy_line(source, beside, at, slab, to, pixels, grid):
     others = grid.source_row - grid.own
     for i in range(pixels):
         copy_channels(source, (at + i) * grid.own, slab, to + i * grid.source_row, grid.own)
-        copy_channels(
-            beside, (at + i) * others, slab, to + i * grid.source_row + grid.own, others
-        )
+        copy_channels(beside, (at + i) * others, slab, to + i * grid.source_row + grid.own, others)
 
 
 @kernel

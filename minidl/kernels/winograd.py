@@ -235,9 +235,8 @@ def transform_input(start, stop, source, tiles, channels, first, count, out, shi
             data, at, down, right = patch, 0, IN * channels, channels
         for c in range(0, channels, lanes):
             for rows in range(2):  # three at a time, because registers do not hold six
-                transform_patch(
-                    data, at + c, down, right, channels - c, rows, flat, task * row + shift + c, plane
-                )
+                to = task * row + shift + c
+                transform_patch(data, at + c, down, right, channels - c, rows, flat, to, plane)
 
 
 @kernel
@@ -374,7 +373,8 @@ def multiply(
             for e in range(ELEMENTS):
                 gemm.multiply_block(
                     data, e * plane + tile * row + channel, row, gemm.ONE, gemm.ONE_RUN,
-                    kernels, at + e * depth * columns, columns, gemm.ONE_RUN, gemm.ONE, depth, columns,
+                    kernels, at + e * depth * columns, columns, gemm.ONE_RUN, gemm.ONE, depth,
+                    columns,
                     products if channel else zeros, e * stride if channel else 0,
                     columns if channel else 0,
                     products, e * stride, columns, rows, False,
