@@ -306,34 +306,26 @@ def _run(layout, source, beside, weight, bias, relu, out):
     )  # fmt: skip
 
 
-def algorithm_for(dtype, weight_shape, stride, groups, apart=True) -> str:
+def algorithm_for(dtype, weight_shape, stride, groups) -> str:
     """Which algorithm convolves best: 'winograd', 'depthwise' or 'direct'.
 
     Winograd's needs half the time where channels are many. It rounds a little more, so that
     float64, which is there to be exact, does without. A group of one channel is no matrix product:
     there vectors run over the groups.
-
-    apart : whether each plane of a volume gives the plane of the result with the same number
     """
     *kernel_size, channels, features = weight_shape
     if channels == 1 and features == groups > 1:
         return "depthwise"
-    images = apart and tuple(kernel_size) == (1, 3, 3)
-    suits = images and tuple(stride) == (1, 1, 1) and groups == 1
+    suits = tuple(kernel_size[1:]) == (3, 3) and tuple(stride) == (1, 1, 1) and groups == 1
     fast = suits and dtype == np.float32 and min(channels, features) >= WINOGRAD_CHANNELS
     return "winograd" if fast else "direct"
 
 
-def _plane(volumes):
-    """(N, D, H, W, C) as images (N * D, H, W, C)."""
-    return volumes.reshape(volumes.shape[0] * volumes.shape[1], *volumes.shape[2:])
-
-
-def _beside(x, beside, groups):
-    """The channels of x in one or two arrays: where groups are, they must be in one."""
+def _beside(x, beside, planes, groups):
+    """The channels of x in one or two arrays: groups and kernels of several planes want one."""
     if beside is None:
         return x, x[..., :0]
-    if groups > 1:
+    if groups > 1 or planes > 1:
         return join.join([x, beside]), x[..., :0]
     return x, beside
 
@@ -363,14 +355,10 @@ def forward(
     """
     *kernel_size, channels, features = weight.shape
     bias = np.zeros(features, x.dtype) if bias is None else bias
-    apart = padding[0] == 0 and size[0] == x.shape[1]
-    algorithm = algorithm or algorithm_for(x.dtype, weight.shape, stride, groups, apart)
-    x, beside = _beside(x, beside, groups)
+    algorithm = algorithm or algorithm_for(x.dtype, weight.shape, stride, groups)
+    x, beside = _beside(x, beside, kernel_size[0], groups)
     if algorithm == "winograd":
-        y = winograd.forward(
-            _plane(x), _plane(beside), weight[0], bias, padding[1:], dilation[1:], size[1:], relu
-        )
-        return y.reshape(len(x), *size, features)
+        return winograd.forward(x, beside, weight, bias, padding, dilation, size, relu)
     if algorithm == "depthwise":
         y = depthwise.forward(x, weight, bias, stride, padding, dilation, size)
         return np.maximum(y, 0, out=y) if relu else y
@@ -421,13 +409,9 @@ def input_grad(
     """
     *kernel_size, channels, features = weight.shape
     bias = np.zeros(channels * groups, gy.dtype) if bias is None else bias
-    apart = padding[0] == 0 and size[0] == gy.shape[1]
-    algorithm = algorithm or algorithm_for(gy.dtype, weight.shape, stride, groups, apart)
+    algorithm = algorithm or algorithm_for(gy.dtype, weight.shape, stride, groups)
     if algorithm == "winograd":
-        gx = winograd.input_grad(
-            _plane(gy), weight[0], bias, padding[1:], dilation[1:], size[1:], relu, split
-        )
-        gx = [part.reshape(len(gy), *size, part.shape[-1]) for part in gx]
+        gx = winograd.input_grad(gy, weight, bias, padding, dilation, size, relu, split)
         return gx[0] if split is None else gx
     if split is not None and groups == 1:
         return [
@@ -532,17 +516,15 @@ def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, beside=No
     The pixels are split into parts whose number follows from the shapes alone, and the parts are
     added in their order.
     """
-    x, beside = _beside(x, beside, groups)
+    x, beside = _beside(x, beside, kernel_size[0], groups)
     shape = *x.shape[:-1], x.shape[-1] + beside.shape[-1]
     features, channels = gy.shape[-1] // groups, shape[-1] // groups
     weight_shape = (*kernel_size, channels, gy.shape[-1])
-    apart = padding[0] == 0 and gy.shape[1] == x.shape[1]
-    algorithm = algorithm or algorithm_for(x.dtype, weight_shape, stride, groups, apart)
+    algorithm = algorithm or algorithm_for(x.dtype, weight_shape, stride, groups)
     if algorithm == "depthwise":
         return depthwise.weight_grad(x, gy, kernel_size, stride, padding, dilation)
     if algorithm == "winograd":
-        gw = winograd.weight_grad(_plane(x), _plane(beside), _plane(gy), padding[1:], dilation[1:])
-        return gw[None]
+        return winograd.weight_grad(x, beside, gy, kernel_size[0], padding, dilation)
     size = gy.shape[1:-1]
     plan, jobs, _, unit, *_ = _forward_layout(
         shape, x.shape[-1], weight_shape, stride, padding, dilation, groups, size, x.dtype

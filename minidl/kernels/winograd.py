@@ -15,7 +15,8 @@ B, G and A belong to the interpolation points 0, 1, -1, 1/2, -2 and infinity; th
 rounding error a third smaller than the usual 0, 1, -1, 2, -2 does.
 
 A dilated convolution is several plain ones, one for each remainder of rows and columns modulo the
-dilation: its tiles take every `dilation`-th pixel.
+dilation: its tiles take every `dilation`-th pixel. A volume is a number of images, whose channels
+are those of the planes that the kernel sees.
 
 Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, 2016, section 4.
 Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution, 2020.
@@ -41,7 +42,10 @@ MIN_CHUNK = 64  # but so many at least
 
 
 class Tiles(NamedTuple):
-    """How 4x4 tiles of outputs cover images; tile rows and columns of all remainders in turn."""
+    """How 4x4 tiles of outputs cover images; tile rows and columns of all remainders in turn.
+
+    The images are the planes of the result. Each sees `taps` planes of the input.
+    """
 
     images: int
     dilation_h: int
@@ -54,6 +58,12 @@ class Tiles(NamedTuple):
     width: int
     out_height: int
     out_width: int
+    taps: int
+    dilation_d: int
+    pad_d: int
+    depth: int  # planes of a volume, and of its result
+    out_depth: int
+    channels: int  # of a plane of the input
 
 
 @kernel
@@ -208,7 +218,9 @@ def transform_patch(source, at, down, right, some, rows, out, to, plane):
 
 @kernel
 def transform_input(start, stop, source, tiles, channels, first, count, out, shift):
-    """Tasks are tiles ``first + task``: ``out[:, task, shift:] = Bᵀ d B`` for every channel.
+    """Tasks are tiles ``first + task``: ``out[:, task] = Bᵀ d B`` for every channel of every tap.
+
+    Tap k begins at channel ``k * tiles.channels + shift`` of `out`.
 
     source : flat (N, H, W, channels)
     out : (36, at least count rows, channels rounded up to whole registers), with the rows behind
@@ -219,24 +231,39 @@ def transform_input(start, stop, source, tiles, channels, first, count, out, shi
     flat = out.reshape(out.size)
     patch = np.empty(ELEMENTS * channels, source.dtype)
     for task in range(start, min(stop, count)):
-        n, h, w = place(first + task, tiles)
-        h, w = h - tiles.pad_h, w - tiles.pad_w
-        inside = (
-            h >= 0 and h + (IN - 1) * tiles.dilation_h < tiles.height
-            and w >= 0 and w + (IN - 1) * tiles.dilation_w < tiles.width
+        image, h, w = place(first + task, tiles)
+        for tap in range(tiles.taps):
+            z = image % tiles.out_depth + tap * tiles.dilation_d - tiles.pad_d
+            to = task * row + tap * tiles.channels + shift
+            if 0 <= z < tiles.depth:
+                transform_tile(
+                    source, image // tiles.out_depth * tiles.depth + z, h - tiles.pad_h,
+                    w - tiles.pad_w, tiles, channels, patch, flat, to, plane,
+                )  # fmt: skip
+            else:
+                for e in range(ELEMENTS):
+                    for c in range(0, channels, lanes):
+                        simd.store(flat, to + e * plane + c, simd.splat(flat.dtype.type(0)))
+
+
+@kernel
+def transform_tile(source, n, h, w, tiles, channels, patch, out, to, plane):
+    """``Bᵀ d B`` of the tile of plane n that begins at row h, column w, for all channels."""
+    inside = (
+        h >= 0 and h + (IN - 1) * tiles.dilation_h < tiles.height
+        and w >= 0 and w + (IN - 1) * tiles.dilation_w < tiles.width
+    )  # fmt: skip
+    data, at = source, ((n * tiles.height + h) * tiles.width + w) * channels
+    down, right = tiles.dilation_h * tiles.width * channels, tiles.dilation_w * channels
+    if not inside:
+        take_patch(
+            source, n, h, w, tiles.height, tiles.width,
+            tiles.dilation_h, tiles.dilation_w, channels, IN, patch,
         )  # fmt: skip
-        data, at = source, ((n * tiles.height + h) * tiles.width + w) * channels
-        down, right = tiles.dilation_h * tiles.width * channels, tiles.dilation_w * channels
-        if not inside:
-            take_patch(
-                source, n, h, w, tiles.height, tiles.width,
-                tiles.dilation_h, tiles.dilation_w, channels, IN, patch,
-            )  # fmt: skip
-            data, at, down, right = patch, 0, IN * channels, channels
-        for c in range(0, channels, lanes):
-            for rows in range(2):  # three at a time, because registers do not hold six
-                to = task * row + shift + c
-                transform_patch(data, at + c, down, right, channels - c, rows, flat, to, plane)
+        data, at, down, right = patch, 0, IN * channels, channels
+    for c in range(0, channels, simd.lanes(out)):
+        for rows in range(2):  # three at a time, because registers do not hold six
+            transform_patch(data, at + c, down, right, channels - c, rows, out, to + c, plane)
 
 
 @kernel
@@ -423,7 +450,7 @@ def convolve(
             gemm.ZERO, count, source, tiles, source_own, first, count, transformed, gemm.ZERO
         )
         transform_input(
-            gemm.ZERO, count, source_beside, tiles, channels - source_own, first, count,
+            gemm.ZERO, count, source_beside, tiles, tiles.channels - source_own, first, count,
             transformed, source_own,
         )  # fmt: skip
         multiply(
@@ -550,7 +577,6 @@ def correlate(start, stop, x, beside, own, gy, tiles, x_row, gy_row, total, sums
     lanes = simd.lanes(sums)
     vectors = features // lanes
     x_tiles, gy_tiles = room_for(TILE_BLOCK, x_row, x), room_for(TILE_BLOCK, gy_row, x)
-    others = beside.size // (tiles.images * tiles.height * tiles.width)
     gy_channels = gy.size // (tiles.images * tiles.out_height * tiles.out_width)
     flat, zeros = sums.reshape(sums.size), np.zeros(gemm.TILE_VECTORS * lanes, sums.dtype)
     for part in range(start, stop):
@@ -558,7 +584,9 @@ def correlate(start, stop, x, beside, own, gy, tiles, x_row, gy_row, total, sums
         for first in range(begin, end, TILE_BLOCK):
             count = min(TILE_BLOCK, end - first)
             transform_input(gemm.ZERO, count, x, tiles, own, first, count, x_tiles, gemm.ZERO)
-            transform_input(gemm.ZERO, count, beside, tiles, others, first, count, x_tiles, own)
+            transform_input(
+                gemm.ZERO, count, beside, tiles, tiles.channels - own, first, count, x_tiles, own
+            )
             transform_gradient(
                 gemm.ZERO, count, gy, tiles, gy_channels, first, count, gy_tiles, gemm.ZERO
             )
@@ -630,11 +658,14 @@ def turn_kernels(start, stop, weight, channels, features, out):
         gemm.transpose(weight, at, features, channels, features, out, to, channels)
 
 
-def cover(x, dilation, padding, out_size) -> Tiles:
-    """The tiles of a 3x3 convolution of x, (N, H, W, C), to `out_size`."""
-    across = zip(out_size, dilation, strict=True)
+def cover(shape, taps, dilation, padding, out_size) -> Tiles:
+    """The tiles of a (taps, 3, 3) convolution from `shape`, (N, D, H, W, C), to `out_size`."""
+    across = zip(out_size[1:], dilation[1:], strict=True)
     rows, columns = ((size - 1) // (step * OUT) + 1 for size, step in across)
-    return Tiles(len(x), *dilation, rows, columns, *padding, *x.shape[1:3], *out_size)
+    return Tiles(
+        shape[0] * out_size[0], *dilation[1:], rows, columns, *padding[1:], *shape[2:4],
+        *out_size[1:], taps, dilation[0], padding[0], shape[1], out_size[0], shape[4],
+    )  # fmt: skip
 
 
 def number_of(tiles: Tiles) -> int:
@@ -666,17 +697,17 @@ def _transform(function, source, tiles, first, count, out, shift=0):
         )  # fmt: skip
 
 
-def forward(x, beside, weight, bias, padding, dilation, out_size, relu=False):
-    """3x3 convolution of stride 1, (N, H, W, C) to (N, *out_size, F).
+def forward(x, beside, weight, bias, padding, dilation, size, relu=False):
+    """Convolution of stride 1 by kernels of 3 rows and columns, (N, D, H, W, C) to (N, *size, F).
 
     Parameters
     ----------
-    x, beside : (N, H, W, C1) and (N, H, W, C2) arrays
-        The channels of the input, C = C1 + C2; C2 may be 0.
-    weight : (3, 3, C, F) array
+    x, beside : (N, D, H, W, C1) and (N, D, H, W, C2) arrays
+        The channels of the input, C = C1 + C2. C2 is 0 where the kernel has several planes.
+    weight : (KD, 3, 3, C, F) array
     bias : (F,) array
-    padding, dilation : two integers each, as for `conv.forward`
-    out_size : (OH, OW)
+    padding, dilation : three integers each, as for `conv.forward`
+    size : extents of the output
     relu : bool
         Write ``max(y, 0)`` in place of y.
 
@@ -685,15 +716,25 @@ def forward(x, beside, weight, bias, padding, dilation, out_size, relu=False):
     The error against exact arithmetic is below 3e-5 of the largest output for inputs and weights of
     unit variance and up to 512 channels.
     """
-    return _forward(x, beside, weight, bias, padding, dilation, out_size, relu, None)[0]
+    kernels = _side_by_side(weight)
+    return _forward(x, beside, kernels, bias, padding, dilation, size, relu, None, len(weight))[0]
 
 
-def _forward(x, beside, weight, bias, padding, dilation, out_size, relu, split):
+def _side_by_side(weight):
+    """(KD, 3, 3, C, F) as (3, 3, KD * C, F)."""
+    if len(weight) == 1:
+        return weight[0]
+    kernels = np.moveaxis(weight, 0, 2)
+    return np.ascontiguousarray(kernels).reshape(3, 3, -1, weight.shape[-1])
+
+
+def _forward(x, beside, weight, bias, padding, dilation, size, relu, split, taps):
     """`forward`, to one array, or to two with the first `split` channels and the others."""
     channels, features = weight.shape[2:]
     own = features if split is None else split
-    y, other = (memory.empty((len(x), *out_size, n), x.dtype) for n in (own, features - own))
-    tiles = cover(x, dilation, padding, out_size)
+    y, other = (memory.empty((len(x), *size, n), x.dtype) for n in (own, features - own))
+    shape = *x.shape[:-1], x.shape[-1] + beside.shape[-1]
+    tiles = cover(shape, taps, dilation, padding, size)
     total = number_of(tiles)
     blocks = -(-total // TILE_BLOCK)
     floor = x.dtype.type(0 if relu else -np.inf)
@@ -738,11 +779,11 @@ def input_grad(gy, weight, bias, padding, dilation, size, relu=False, split=None
 
     Parameters
     ----------
-    gy : (N, OH, OW, F) array
-    weight : (3, 3, C, F) array
+    gy : (N, OD, OH, OW, F) array
+    weight : (KD, 3, 3, C, F) array
     bias : (C,) array
     padding, dilation, relu : as for `forward`
-    size : (H, W)
+    size : (D, H, W)
     split : int, optional
 
     Returns
@@ -750,23 +791,37 @@ def input_grad(gy, weight, bias, padding, dilation, size, relu=False, split=None
     two arrays, with the first `split` channels and with the others; all are in the first if there
     is no split
     """
-    channels, features = weight.shape[2:]
-    turned = memory.empty((3, 3, features, channels), weight.dtype)
-    parallel.run(
-        turn_kernels, 9, weight.size, weight.reshape(-1), channels, features, turned.reshape(-1)
-    )
-    rest = tuple(2 * d - p for d, p in zip(dilation, padding, strict=True))
-    return _forward(gy, gy[..., :0], turned, bias, rest, dilation, size, relu, split)
+    taps, _, _, channels, features = weight.shape
+    turned = memory.empty((taps, 3, 3, features, channels), weight.dtype)
+    for tap in range(taps):
+        parallel.run(
+            turn_kernels, 9, weight[tap].size, weight[tap].reshape(-1), channels, features,
+            turned[taps - 1 - tap].reshape(-1),
+        )  # fmt: skip
+    spans = ((k - 1) * d for k, d in zip(weight.shape, dilation, strict=False))
+    rest = tuple(span - p for span, p in zip(spans, padding, strict=True))
+    turned = _side_by_side(turned)
+    return _forward(gy, gy[..., :0], turned, bias, rest, dilation, size, relu, split, taps)
 
 
-def weight_grad(x, beside, gy, padding, dilation):
-    """Gradient of the weight of `forward`, (3, 3, C, F), from x, what is beside it, and gy."""
+def weight_grad(x, beside, gy, taps, padding, dilation):
+    """Gradient of the weight of `forward`, (taps, 3, 3, C, F), from its input and gy."""
+    shape = *x.shape[:-1], x.shape[-1] + beside.shape[-1]
+    tiles = cover(shape, taps, dilation, padding, gy.shape[1:-1])
+    gw = _weight_grad(x, beside, gy, tiles)
+    if taps == 1:
+        return gw[None]
+    parts = gw.reshape(3, 3, taps, shape[-1], gy.shape[-1])
+    return np.ascontiguousarray(np.moveaxis(parts, 2, 0))
+
+
+def _weight_grad(x, beside, gy, tiles):
+    """The same with the planes side by side, (3, 3, taps * C, F)."""
     own, features = x.shape[-1], gy.shape[-1]
-    channels = own + beside.shape[-1]
+    channels = tiles.taps * tiles.channels
     lanes = simd.lanes_of(x.dtype)
     rows = -(-channels // gemm.TILE_ROWS) * gemm.TILE_ROWS
     columns = gemm.vectors_for(features, x.dtype) * lanes
-    tiles = cover(x, dilation, padding, gy.shape[1:3])
     total = number_of(tiles)
     if total == 0:
         return np.zeros((3, 3, channels, features), x.dtype)
