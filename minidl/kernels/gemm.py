@@ -166,6 +166,7 @@ tile_half_tall = _emit_tile(2 * TILE_ROWS, 1, share=2)  # eight sums would wait 
 if DISABLED:  # the micro-kernel on ndarrays
 
     def _tile(vectors, share=1, height=TILE_ROWS):
+        @np.errstate(all="ignore")  # rows that fill up a tile are chance, and their sums not used
         def tile(
             a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
             start, start_at, start_row, c, c_at, c_row, relu,

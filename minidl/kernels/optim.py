@@ -6,7 +6,7 @@ computed in double. Tasks are blocks of `BLOCK` elements.
 
 import numpy as np
 
-from minidl.kernels import parallel
+from minidl.kernels import parallel, simd
 from minidl.kernels.jit import kernel
 
 BLOCK = 8192  # elements; five arrays of them fit into a second-level cache
@@ -45,37 +45,20 @@ def _adam(
 
     `correction` is what the root of the square is multiplied by.
     """
-    for task in range(start, stop):
-        _adam_block(
-            _part(p, task, task + 1), _part(g, task, task + 1), _part(mean, task, task + 1),
-            _part(square, task, task + 1), _part(highest, task, task + 1),
-            shrink, decay, rate, beta1, rest1, beta2, rest2, correction, eps,
-        )  # fmt: skip
-
-
-@kernel
-def _adam_block(
-    p, g, mean, square, highest, shrink, decay, rate, beta1, rest1, beta2, rest2, correction, eps
-):
-    """`_adam` for so few elements that the cache still has them when they are met again."""
-    if not highest.size:
-        for i in range(p.size):
-            value = p[i] * shrink
-            step = g[i] + decay * value
-            first = beta1 * mean[i] + rest1 * step
-            second = beta2 * square[i] + rest2 * step * step
-            mean[i], square[i] = first, second
-            p[i] = value - rate * first / (np.sqrt(second) * correction + eps)
-        return
-    for i in range(p.size):
-        step = g[i] + decay * (p[i] * shrink)
-        mean[i] = beta1 * mean[i] + rest1 * step
-        square[i] = beta2 * square[i] + rest2 * step * step
-    for i in range(highest.size):
-        highest[i] = max(highest[i], square[i])
-    size = highest if highest.size else square
-    for i in range(p.size):
-        p[i] = p[i] * shrink - rate * mean[i] / (np.sqrt(size[i]) * correction + eps)
+    lanes = simd.lanes(p)
+    for i in range(start * BLOCK, min(stop * BLOCK, p.size), lanes):
+        some = p.size - i
+        value = simd.load_some(p, i, some) * simd.splat(shrink)
+        step = simd.load_some(g, i, some) + decay * value
+        first = beta1 * simd.load_some(mean, i, some) + rest1 * step
+        second = beta2 * simd.load_some(square, i, some) + rest2 * (step * step)
+        simd.store_some(mean, i, first, some)
+        simd.store_some(square, i, second, some)
+        if highest.size:
+            second = simd.maximum(simd.load_some(highest, i, some), second)
+            simd.store_some(highest, i, second, some)
+        root = correction * simd.sqrt(second) + simd.splat(eps)
+        simd.store_some(p, i, value - rate * first / root, some)
 
 
 @kernel

@@ -252,6 +252,20 @@ def maximum(typingctx, a, b):
 
 
 @intrinsic
+def sqrt(typingctx, vector):
+    """The square root of every lane."""
+
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        width = 32 if isinstance(kind.element, ir.FloatType) else 64
+        root = ir.FunctionType(kind, [kind])
+        name = f"llvm.sqrt.v{kind.count}f{width}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, root, name), args)
+
+    return vector(vector), codegen
+
+
+@intrinsic
 def splat_like(typingctx, scalar, vector):
     """The vector with `scalar`, rounded to the dtype of `vector`, in every lane."""
 
@@ -286,6 +300,7 @@ def _arithmetic(emit, *symbols):
 _arithmetic("fadd", operator.add, operator.iadd)
 _arithmetic("fsub", operator.sub, operator.isub)
 _arithmetic("fmul", operator.mul, operator.imul)
+_arithmetic("fdiv", operator.truediv, operator.itruediv)
 
 
 def lanes_of(dtype: np.dtype) -> int:
@@ -339,6 +354,8 @@ if DISABLED:  # the same functions on small ndarrays
 
     def fma(a, b, c):
         return a * b + c
+
+    sqrt = np.sqrt
 
     def maximum(a, b):
         return np.where(a > b, a, b)
