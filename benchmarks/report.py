@@ -26,7 +26,7 @@ LOSSES = ("#f2b27e", "#c8501e")
 def write(
     folder: Path, results: Sequence[Row | Limit], peaks: dict[int, float], machine: dict[str, str]
 ) -> None:
-    """Write table.md, table.json and chart.png, each whole or not at all."""
+    """Write table.md, summary.md, table.json and chart.png, each whole or not at all."""
     names = [result.name for result in results]
     results = sorted(results, key=lambda result: names.index(result.name))
     rows = [result for result in results if isinstance(result, Row)]
@@ -39,6 +39,8 @@ def write(
         "limits": [vars(limit) | {"value": limit.value, "met": limit.met} for limit in limits],
     }
     _replace(folder / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
+    brief = summary(rows, peaks)
+    _replace(folder / "summary.md", lambda path: path.write_text(brief, encoding="utf-8"))
     _replace(folder / "table.json", lambda path: path.write_text(json.dumps(record, indent=1)))
     if shown := [row for row in rows if row.group != STEADY]:
         _replace(folder / "chart.png", lambda path: chart(shown, machine, path))
@@ -90,6 +92,29 @@ def markdown(
             f"| {limit.note} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def summary(rows: Sequence[Row], peaks: dict[int, float]) -> str:
+    """One line for each workload: the ratio and the share of the peak for each thread count."""
+    counts = sorted({row.threads for row in rows})
+    heads = [f"{on(n)} | of peak" for n in counts]
+    lines = [
+        f"| workload | {' | '.join(heads)} | asked |",
+        "| --- |" + " --: |" * (2 * len(heads) + 1),
+    ]
+    for name in dict.fromkeys(row.name for row in rows):
+        cells = []
+        for count in counts:
+            found = [row for row in rows if (row.name, row.threads) == (name, count)]
+            cells += _brief(found[0], peaks) if found else ["", ""]
+        floor = next(row.floor for row in rows if row.name == name)
+        lines.append(f"| {name} | {' | '.join(cells)} | {floor} |")
+    return "\n".join(lines) + "\n"
+
+
+def _brief(row: Row, peaks: dict[int, float]) -> list[str]:
+    share = f"{row.gflops / peaks[row.threads]:.0%}" if row.operations else ""
+    return [_verdict(f"{row.ratio:.2f}", row.met), share]
 
 
 def _verdict(text: str, met: bool) -> str:

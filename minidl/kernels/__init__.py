@@ -9,8 +9,10 @@ The rules of the room:
   shapes alone, never from the number of threads: that is why results do not depend on it;
 * the vector runs over channels, the last axis; no sum is reordered by the compiler.
 
-From the bottom up: `jit` (how to compile), `parallel` (how to run), `simd` (a vector type),
-`gemm` (the register-tiled product), and on these the operations.
+From the bottom up: `jit` (how to compile), `parallel` (how to run), `memory` (where results lie),
+`simd` (a vector type), `gemm` (the register-tiled product), `slab` (the part of an image that a
+block of a convolution needs), and on these the operations. `conv` is the room to enter
+convolutions by; it hands over to `winograd` and `depthwise` what they do better.
 
 Submodules are imported on first use, because importing Numba takes longer than importing all of
 minidl.

@@ -47,6 +47,7 @@ from minidl.kernels.slab import (
 )
 
 WEIGHT_TASK = 98304  # numbers of a weight gradient that one task holds in its cache
+FEW_WEIGHTS = 12288  # numbers, half of a first-level cache or so
 WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
 
 
@@ -177,19 +178,23 @@ def convolve(
             right = jobs.first_w[j] + w * target.step_w
             wide = min(columns, (target.width - right + target.step_w - 1) // target.step_w)
             split = task % splits
-            for p in range(split * panels // splits, (split + 1) * panels // splits):
-                feature, width = panel_place(p, target.channels, unit)
-                at = jobs.packed_at[j] + feature * depth
-                if depth <= DEPTH_BLOCK:
-                    convolve_rows(
-                        slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature,
-                        grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
-                    )  # fmt: skip
-                else:
-                    convolve_parts(
-                        slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature,
-                        grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
-                    )  # fmt: skip
+            # A few weights stay at hand: then whole pixels are written one after the other.
+            few = depth <= DEPTH_BLOCK and depth * target.channels <= FEW_WEIGHTS
+            at_once = 1 if few else rows
+            for above in range(0, rows, at_once):
+                for p in range(split * panels // splits, (split + 1) * panels // splits):
+                    feature, width = panel_place(p, target.channels, unit)
+                    at = jobs.packed_at[j] + feature * depth
+                    if depth <= DEPTH_BLOCK:
+                        convolve_rows(
+                            slab, packed, at, width, bias, relu, n, d, top + above, w, at_once,
+                            wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
+                        )  # fmt: skip
+                    else:
+                        convolve_parts(
+                            slab, packed, at, width, bias, relu, n, d, top, w, rows,
+                            wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
+                        )  # fmt: skip
 
 
 @kernel

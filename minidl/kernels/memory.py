@@ -18,7 +18,7 @@ import numpy as np
 SMALL = 1 << 18  # bytes; the C library keeps smaller arrays by itself
 LINE_BYTES = 64  # of a cache; blocks begin on one
 SLACK = 8  # a block may be larger than what is asked for by an eighth
-SPARE = 8  # all blocks together are at most an eighth larger than what was ever lent at a time
+SPARE = 32  # all blocks together are at most so much larger than what was ever lent at a time
 
 
 class _Block:
