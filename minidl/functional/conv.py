@@ -47,6 +47,7 @@ class Convolution(Function):
     def _save(self, x, w, b, out_size):
         self.x_shape, self.w_shape = x.shape, w.shape
         self.x, self.w = lift(x, 1), lift(w, 0)
+        self.in_size, self.own = self.x.shape[1:-1], x.shape[-1]
         self.out_size = (1,) * (3 - len(out_size)) + out_size
         return None if b is None else np.ascontiguousarray(b)
 
@@ -56,14 +57,19 @@ class Convolution(Function):
         return y
 
     def _backward(self, gy, with_bias):
-        """Gradients of x, or of x and what is beside it, of the weight and of the bias."""
+        """Gradients of x, or of x and what is beside it, of the weight and of the bias.
+
+        What is not needed any more is let go at once: training is at its largest here.
+        """
         if self.relu:
             gy, gb = kernels.bias.relu_grad(self.y, gy)
+            self.y = None
         elif with_bias:
             gb = kernels.bias.grad(gy)
         gy = lift(gy, 1)
-        gx = self._input_grad(gy) if self.needs[0] or any(self.needs[3:]) else None
         gw = self._weight_grad(gy).reshape(self.w_shape) if self.needs[1] else None
+        self.x = self.beside = None
+        gx = self._input_grad(gy) if self.needs[0] or any(self.needs[3:]) else None
         return gx, gw, gb if with_bias else None
 
 
@@ -90,9 +96,8 @@ class Conv(Convolution):
         return (parts[0], gw, gb, parts[-1])[: len(self.needs)]
 
     def _input_grad(self, gy):
-        size, own = self.x.shape[1:-1], self.x.shape[-1]
-        split = None if self.beside is None else own
-        gx = kernels.conv.input_grad(gy, self.w, None, *self.geometry, size, split=split)
+        split = self.own if len(self.needs) > 3 else None
+        gx = kernels.conv.input_grad(gy, self.w, None, *self.geometry, self.in_size, split=split)
         return [gx] if split is None else gx
 
     def _weight_grad(self, gy):
@@ -120,8 +125,7 @@ class ConvTranspose(Convolution):
         return (None if gx is None else gx.reshape(self.x_shape), gw, gb)[: len(self.needs)]
 
     def _input_grad(self, gy):
-        size = self.x.shape[1:-1]
-        return kernels.conv.forward(gy, self.w, None, *self.geometry, size)
+        return kernels.conv.forward(gy, self.w, None, *self.geometry, self.in_size)
 
     def _weight_grad(self, gy):
         return kernels.conv.weight_grad(gy, self.x, self.kernel_size, *self.geometry)
