@@ -32,6 +32,10 @@ class _Block:
         self.address = start + -start % LINE_BYTES
 
 
+# Blocks that came back and have not been looked at; appending and popping is atomic.
+_returned: collections.deque[_Block] = collections.deque()
+
+
 class _Lease:
     """What an array of borrowed memory rests on. It dies with the array and all its views."""
 
@@ -43,12 +47,9 @@ class _Lease:
             "data": (block.address, False), "shape": shape, "typestr": dtype.str, "version": 3,
         }  # fmt: skip
 
-    def __del__(self) -> None:
-        _returned.append(self.block)  # no lock: this may happen at any moment, on any thread
-
-
-# Blocks that came back and have not been looked at; appending and popping is atomic.
-_returned: collections.deque[_Block] = collections.deque()
+    # No lock: this may happen at any moment, on any thread, and when modules are gone at the end.
+    def __del__(self, give_back: Any = _returned.append) -> None:
+        give_back(self.block)
 
 
 class _Pool:
