@@ -29,6 +29,7 @@ import numpy as np
 
 from minidl import nn
 from minidl.functional import check
+from minidl.models.network import ImageNetwork
 
 
 class DoubleConv(nn.Module):
@@ -72,7 +73,7 @@ def crop(skip: Any, up: Any) -> Any:
     return skip[:, top : top + h, left : left + w]
 
 
-class UNet(nn.Module):
+class UNet(ImageNetwork):
     """U-Net: scores of the classes for each pixel of an image.
 
     Parameters
@@ -121,14 +122,10 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         rng: np.random.Generator | None = None,
     ) -> None:
-        super().__init__()
-        for name, value in (
-            ("in_channels", in_channels), ("num_classes", num_classes), ("depth", depth),
-            ("root", root),
-        ):  # fmt: skip
-            check.integers("UNet", name, value, 1, 1)
+        super().__init__(in_channels, num_classes)
+        check.integers("UNet", "depth", depth, 1, 1)
+        check.integers("UNet", "root", root, 1, 1)
         check.choice("UNet", "padding", padding, ("same", "valid"))
-        self.in_channels, self.num_classes = in_channels, num_classes
         self.depth, self.root, self.padding, self.batch_norm = depth, root, padding, batch_norm
         self.stride = self.multiple = 2 ** (depth - 1)
         # Four pixels a level: once at the lowest, twice at the others, in pixels of that level.
@@ -153,7 +150,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """Images (N, H, W, in_channels) to scores (N, OH, OW, num_classes)."""
-        self._check(x)
+        self.check_images(x)
         *levels, bottom = self.down
         skips = []
         for level in levels:
@@ -175,27 +172,12 @@ class UNet(nn.Module):
             smallest += 0 if smallest > self.shrink else self.multiple
         return max(size + (remainder - size) % self.multiple, smallest)
 
-    def _check(self, x: Any) -> None:
-        """Refuse what does not fit, before anything is computed."""
-        shape = np.shape(x)
-        if len(shape) != 4 or shape[-1] != self.in_channels:
-            raise ValueError(
-                f"UNet: x must be images (N, H, W, {self.in_channels}), but has shape {shape}. "
-                "Channels come last; a single image is x[None]."
-            )
-        fitting = tuple(map(self.fitting_size, shape[1:3]))
-        if fitting == shape[1:3]:
-            return
+    def sizes(self) -> str:
+        """What heights and widths it takes, in words."""
         if self.padding == "same":
-            wanted = f"height and width must be multiples of {self.multiple}"
-        else:
-            smallest = self.fitting_size(0)
-            wanted = (
-                f"with padding='valid' and depth {self.depth}, height and width must be at least "
-                f"{smallest}, and {smallest % self.multiple} more than a multiple of "
-                f"{self.multiple}"
-            )
-        raise ValueError(
-            f"UNet: {wanted}, but the image is {shape[1]} x {shape[2]}. Pad it to {fitting}, or "
-            "use predict(), which does."
+            return super().sizes()
+        smallest = self.fitting_size(0)
+        return (
+            f"at least {smallest}, and {smallest % self.multiple} more than a multiple of "
+            f"{self.multiple} (padding='valid', depth {self.depth})"
         )
