@@ -13,31 +13,93 @@ so that vectors stay full; what is kept for each channel is repeated along the l
 
 import numpy as np
 
-from minidl.kernels import memory, parallel
+from minidl.kernels import memory, parallel, simd
 from minidl.kernels.jit import kernel
 
 LINE = 64  # numbers in a line, at least
 BLOCK = 32768  # numbers that one task goes over, at most or one line
+RUN = 32  # lines that are summed in the dtype of x, before a float64 takes their sum
+
+
+@kernel
+def _load_four(x, at, some):
+    """Four vectors in a row, of which the first `some` numbers count; zero in the others."""
+    lanes = simd.lanes(x)
+    return (
+        simd.load_some(x, at, some),
+        simd.load_some(x, at + lanes, some - lanes),
+        simd.load_some(x, at + 2 * lanes, some - 2 * lanes),
+        simd.load_some(x, at + 3 * lanes, some - 3 * lanes),
+    )
 
 
 @kernel
 def _moments(start, stop, x, shift, block, sums):
     """Sums of ``x - shift`` and of its square, in float64. Tasks are blocks.
 
-    x : flat; shift : (line,) float64; sums : (blocks, 2, line), overwritten.
+    x : flat; shift : (line,); sums : (blocks, 2, line), overwritten.
     """
-    line = shift.size
+    line, lanes = shift.size, simd.lanes(x)
+    zero = simd.splat(x.dtype.type(0))
+    few = simd.room(4 * lanes, x)
     for task in range(start, stop):
-        total, square = sums[task, 0], sums[task, 1]
-        total[:] = 0
-        square[:] = 0
+        sums[task] = 0
         end = min(x.size, (task + 1) * block)
-        for i in range(task * block, end, line):
-            part = x[i : min(i + line, end)]
-            for j in range(part.size):
-                distance = part[j] - shift[j]
-                total[j] += distance
-                square[j] += distance * distance
+        whole = end - (end - task * block) % line
+        for first in range(task * block, whole, RUN * line):
+            last = min(first + RUN * line, whole)
+            for j in range(0, line, 4 * lanes):
+                middle = _load_four(shift, j, line - j)
+                total, square = (zero, zero, zero, zero), (zero, zero, zero, zero)
+                for i in range(first + j, last, line):
+                    row = _minus(_load_four(x, i, line - j), middle)
+                    total, square = _plus(total, row), _plus_product(square, row, row)
+                _add_to(sums[task, 0], j, total, few)
+                _add_to(sums[task, 1], j, square, few)
+        for j in range(end - whole):
+            distance = x[whole + j] - shift[j]
+            sums[task, 0, j] += distance
+            sums[task, 1, j] += distance * distance
+
+
+@kernel
+def _plus(a, b):
+    """a + b, for four vectors."""
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
+
+
+@kernel
+def _minus(a, b):
+    """a - b, for four vectors."""
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3]
+
+
+@kernel
+def _plus_product(sum, a, b):
+    """sum + a * b, for four vectors."""
+    return (
+        simd.fma(a[0], b[0], sum[0]), simd.fma(a[1], b[1], sum[1]),
+        simd.fma(a[2], b[2], sum[2]), simd.fma(a[3], b[3], sum[3]),
+    )  # fmt: skip
+
+
+@kernel
+def _gate(a, sign):
+    """``a`` where `sign` is not 0 or less, else 0, for four vectors."""
+    return (
+        simd.gate(a[0], sign[0]), simd.gate(a[1], sign[1]),
+        simd.gate(a[2], sign[2]), simd.gate(a[3], sign[3]),
+    )  # fmt: skip
+
+
+@kernel
+def _add_to(sums, at, four, few):
+    """Add four vectors to ``sums[at:]``, as far as it goes. few : room for them, overwritten."""
+    lanes = simd.lanes(few)
+    for k in range(4):
+        simd.store(few, k * lanes, four[k])
+    for j in range(min(4 * lanes, sums.size - at)):
+        sums[at + j] += few[j]
 
 
 @kernel
@@ -60,24 +122,38 @@ def _normalise(start, stop, x, mean, scale, offset, rectify, block, y):
 
 
 @kernel
-def _gradient_sums(start, stop, x, gy, shift, mean, scale, offset, rectified, block, sums):
-    """Sums of gy, and of gy times ``x - shift``, in float64. As `_moments`.
+def _gradient_sums(start, stop, x, gy, mean, scale, offset, rectified, block, sums):
+    """Sums of gy, and of gy times ``x - mean``, in float64. As `_moments`.
 
     If `rectified`, gy counts as zero where `_normalise` gave 0.
     """
-    line = shift.size
+    line, lanes = mean.size, simd.lanes(x)
+    zero = simd.splat(x.dtype.type(0))
+    few = simd.room(4 * lanes, x)
     for task in range(start, stop):
-        total, product = sums[task, 0], sums[task, 1]
-        total[:] = 0
-        product[:] = 0
+        sums[task] = 0
         end = min(x.size, (task + 1) * block)
-        for i in range(task * block, end, line):
-            part, gradient = x[i : min(i + line, end)], gy[i : min(i + line, end)]
-            for j in range(part.size):
-                off = rectified and _map(part[j], mean[j], scale[j], offset[j]) <= 0
-                kept = 0 if off else gradient[j]
-                total[j] += kept
-                product[j] += kept * (part[j] - shift[j])
+        whole = end - (end - task * block) % line
+        for first in range(task * block, whole, RUN * line):
+            last = min(first + RUN * line, whole)
+            for j in range(0, line, 4 * lanes):
+                some = line - j
+                middle, height = _load_four(mean, j, some), _load_four(offset, j, some)
+                slope = _load_four(scale, j, some)
+                total, product = (zero, zero, zero, zero), (zero, zero, zero, zero)
+                for i in range(first + j, last, line):
+                    row = _minus(_load_four(x, i, some), middle)
+                    kept = _load_four(gy, i, some)
+                    if rectified:
+                        kept = _gate(kept, _plus_product(height, row, slope))
+                    total, product = _plus(total, kept), _plus_product(product, kept, row)
+                _add_to(sums[task, 0], j, total, few)
+                _add_to(sums[task, 1], j, product, few)
+        for j in range(end - whole):
+            off = rectified and _map(x[whole + j], mean[j], scale[j], offset[j]) <= 0
+            kept = 0 if off else gy[whole + j]
+            sums[task, 0, j] += kept
+            sums[task, 1, j] += kept * (x[whole + j] - mean[j])
 
 
 @kernel
@@ -144,7 +220,7 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     x = np.ascontiguousarray(x)
     count = x.size // x.shape[-1]
-    shift = x.reshape(count, -1)[0].astype(np.float64)
+    shift = x.reshape(count, -1)[0]
     total, square = _sums(_moments, 0.5, (x,), *_lines(x, [shift])) / count
     return shift + total, np.maximum(square - total * total, 0)
 
@@ -164,8 +240,7 @@ def gradient_sums(x, gy, mean, scale, offset, rectified: bool) -> tuple[np.ndarr
     """
     x, gy = np.ascontiguousarray(x), np.ascontiguousarray(gy)
     lines = _lines(x, (numbers.astype(x.dtype) for numbers in (mean, scale, offset)))
-    shift = _lines(x, [mean.astype(np.float64)])
-    total, product = _sums(_gradient_sums, 0.7, (x, gy), *shift, *lines, rectified)
+    total, product = _sums(_gradient_sums, 0.7, (x, gy), *lines, rectified)
     return total, product
 
 

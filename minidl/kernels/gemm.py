@@ -113,6 +113,10 @@ def _emit_tile(rows: int, vectors: int, share: int = 1):
                 for pointer in tile_of(start, start_, start_at_, start_row_)
             ]
 
+            # A tile that is not deep is ready before its lines have come to be written.
+            for pointer in tile_of(c, c_, c_at_, c_row_)[::share]:
+                simd.prefetch_ir(builder, pointer, write=True)
+
             origin, r, leave_run = loop("run", runs_)
             outer = carried(before, origin)
             a_jump = builder.load(simd.address(builder, context, a_runs, a_runs_, r, index))

@@ -165,19 +165,29 @@ def store_some(typingctx, array, position, vector, count):
     return types.void(array, types.intp, vector, types.intp), codegen
 
 
-@intrinsic
-def prefetch(typingctx, array, position):
-    """Ask for the cache line of ``array[position]``, which will be read soon."""
+def prefetch_ir(builder, pointer, write):
+    """Emit a request for the cache line at `pointer`, to read it soon, or to write it."""
+    byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    flags = [ir.Constant(ir.IntType(32), value) for value in (int(write), 3, 1)]  # keep, data
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in (byte, *flags)])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    builder.call(function, [byte, *flags])
 
-    def codegen(context, builder, signature, args):
-        pointer = address(builder, context, array, *args, ir.IntType(8))
-        flags = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]  # read, keep, data
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in (pointer, *flags)])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(function, [pointer, *flags])
-        return context.get_dummy_value()
 
-    return types.void(array, types.intp), codegen
+def _prefetch(write):
+    @intrinsic
+    def prefetch(typingctx, array, position):
+        def codegen(context, builder, signature, args):
+            prefetch_ir(builder, address(builder, context, array, *args, ir.IntType(8)), write)
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), codegen
+
+    return prefetch
+
+
+prefetch = _prefetch(write=False)  # ask for the cache line of ``array[position]``, to be read soon
+prefetch_write = _prefetch(write=True)  # the same for one to be written: it is then ours alone
 
 
 @intrinsic
@@ -249,6 +259,18 @@ def maximum(typingctx, a, b):
         return builder.select(builder.fcmp_ordered(">", *args), *args)
 
     return a(a, b), codegen
+
+
+@intrinsic
+def gate(typingctx, vector, sign):
+    """The lanes of `vector`, but zero where `sign` is zero or below; NaN is neither."""
+
+    def codegen(context, builder, signature, args):
+        value, by = args
+        zeros = ir.Constant(value.type, None)
+        return builder.select(builder.fcmp_unordered(">", by, zeros), value, zeros)
+
+    return vector(vector, vector), codegen
 
 
 @intrinsic
@@ -344,6 +366,8 @@ if DISABLED:  # the same functions on small ndarrays
     def prefetch(array, position):
         pass
 
+    prefetch_write = prefetch
+
     def transpose(source, at, row, out, to, out_row):
         numbers = np.arange(lanes_of(source.dtype))
         square = source[at + row * numbers[:, None] + numbers]
@@ -356,6 +380,9 @@ if DISABLED:  # the same functions on small ndarrays
         return a * b + c
 
     sqrt = np.sqrt
+
+    def gate(vector, sign):
+        return np.where(sign <= 0, vector.dtype.type(0), vector)
 
     def maximum(a, b):
         return np.where(a > b, a, b)
