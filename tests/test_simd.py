@@ -105,6 +105,22 @@ def test_arithmetic(dtype):
     np.testing.assert_array_equal(all_one, np.full(lanes, a[1]))
 
 
+@kernel
+def _gate(a, sign, out):
+    simd.prefetch_write(out, 0)
+    simd.store(out, 0, simd.gate(simd.load(a, 0), simd.load(sign, 0)))
+
+
+@each_dtype
+def test_a_gate_is_shut_at_zero_and_below(dtype):
+    a, sign = (np.ones(simd.lanes_of(dtype), dtype) for _ in range(2))
+    expected = a.copy()
+    for sign[0], expected[0] in ((1e-30, 1), (0, 0), (-0.0, 0), (-1, 0), (np.nan, 1), (np.inf, 1)):
+        out = np.full_like(a, 7)
+        _gate(a, sign, out)
+        np.testing.assert_array_equal(out, expected)
+
+
 @each_dtype
 def test_maximum_takes_the_second_where_one_is_nan(dtype):
     lanes = simd.lanes_of(dtype)

@@ -64,19 +64,19 @@ def _moments(start, stop, x, shift, block, sums):
 
 @kernel
 def _plus(a, b):
-    """a + b, for four vectors."""
+    """The sums of two times four vectors."""
     return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
 
 
 @kernel
 def _minus(a, b):
-    """a - b, for four vectors."""
+    """Their differences."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3]
 
 
 @kernel
 def _plus_product(sum, a, b):
-    """sum + a * b, for four vectors."""
+    """The first, plus the product of the others."""
     return (
         simd.fma(a[0], b[0], sum[0]), simd.fma(a[1], b[1], sum[1]),
         simd.fma(a[2], b[2], sum[2]), simd.fma(a[3], b[3], sum[3]),
@@ -85,7 +85,7 @@ def _plus_product(sum, a, b):
 
 @kernel
 def _gate(a, sign):
-    """``a`` where `sign` is not 0 or less, else 0, for four vectors."""
+    """The first, where the second is not 0 or less, else 0."""
     return (
         simd.gate(a[0], sign[0]), simd.gate(a[1], sign[1]),
         simd.gate(a[2], sign[2]), simd.gate(a[3], sign[3]),
