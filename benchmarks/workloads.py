@@ -7,22 +7,25 @@ counts. Everything minidl does for a call is timed, allocation included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch_segmentation as twins
 from harness import Job, Row
 from peers import UNet as TorchUNet
 from peers import from_channels_last, jax_conv_job, onnx_bytes, onnxruntime_job, openvino_job
 from peers import training_step as their_step
 from torch.nn import functional as T
+from torch_classifiers import ResNet as TorchResNet
 
 import minidl as md
 from minidl import functional as F
+from minidl import models
 from minidl.kernels import conv as conv_kernels
 from minidl.models import UNet
 
@@ -266,32 +269,81 @@ def _optimiser_jobs(name: str, settings: dict[str, Any]) -> Jobs:
     return jobs
 
 
-NETWORKS = (  # name, (N, side, channels), settings, floor of a training step, of an inference
-    ("root 64, depth 5, 1x256²x1", (1, 256, 1), (2, 5, 64, False), 1.7, 1.6),
-    ("root 16, depth 3, 4x256²x1", (4, 256, 1), (2, 3, 16, False), 1.4, 1.3),
-    ("root 8, depth 3, 16x224²x1", (16, 224, 1), (2, 3, 8, False), 1.3, None),
-    ("root 32, depth 4, batch-norm, 4x192²x3", (4, 192, 3), (2, 4, 32, True), 1.5, None),
-)
+class Network(NamedTuple):
+    """A network on both sides, and the ratios asked for."""
+
+    name: str
+    shape: tuple[int, int, int, int]  # images (N, H, W, C)
+    classes: int
+    ours: Callable[[int, int], md.nn.Module]  # of channels and classes
+    theirs: Callable[[int, int], torch.nn.Module]
+    training: float
+    inference: float | None  # None: not measured
+
+
+def _unet(
+    name: str, shape: tuple[int, int, int, int], settings: dict[str, Any], *floors: Any
+) -> Network:
+    ours, theirs = partial(UNet, **settings), partial(TorchUNet, **settings)
+    return Network(f"U-Net {name}", shape, 2, ours, theirs, *floors)
+
+
+def _settings(depth: int, root: int, batch_norm: bool = False) -> dict[str, Any]:
+    return {"depth": depth, "root": root, "batch_norm": batch_norm}
+
+
+UNETS = (
+    _unet("root 64, depth 5, 1x256²x1", (1, 256, 256, 1), _settings(5, 64), 1.7, 1.6),
+    _unet("root 16, depth 3, 4x256²x1", (4, 256, 256, 1), _settings(3, 16), 1.4, 1.3),
+    _unet("root 8, depth 3, 16x224²x1", (16, 224, 224, 1), _settings(3, 8), 1.3, None),
+    _unet(
+        "root 32, depth 4, batch-norm, 4x192²x3", (4, 192, 192, 3), _settings(4, 32, True), 1.5,
+        None,
+    ),
+)  # fmt: skip
+SEGMENTATION = (
+    Network("FCN-8s, 1x321²x3", (1, 321, 321, 3), 21, models.FCN8s, twins.FCN8s, 1.3, 1.3),
+    Network(
+        "DeepLab-LargeFOV, 1x321²x3", (1, 321, 321, 3), 21, models.DeepLab, twins.LargeFOV, 1.3, 1.3
+    ),
+    Network("SegNet, 1x360x480x3", (1, 360, 480, 3), 11, models.SegNet, twins.SegNet, 1.3, 1.3),
+    Network(
+        "FC-DenseNet103, 1x224²x3", (1, 224, 224, 3), 11, models.fc_densenet103, twins.FCDenseNet,
+        1.0, 1.0,
+    ),
+    Network(
+        "ResNet-50, 4x224²x3", (4, 224, 224, 3), 1000, partial(models.ResNet, 50),
+        lambda _, classes: TorchResNet(50, classes), 1.0, 1.0,
+    ),
+)  # fmt: skip
 
 
 def networks(threads: int) -> Work:
-    """Whole U-Nets: a training step with Adam, and an inference."""
-    for name, shape, settings, floor, inference_floor in NETWORKS:
-        row = Row(f"U-Net {name}: training step", floor, threads)
-        yield row, partial(_training_jobs, shape, *settings)
-        if inference_floor is not None:
-            row = Row(f"U-Net {name}: inference", inference_floor, threads)
-            yield row, partial(_inference_jobs, threads, shape, *settings)
+    """Whole U-Nets, inferences also against ONNX Runtime and OpenVINO."""
+    return _networks(UNETS, threads, others=True)
 
 
-def _training_jobs(
-    shape: tuple[int, int, int], classes: int, depth: int, root: int, batch_norm: bool
-) -> Jobs:
-    images, side, channels = shape
-    x = _normal(images, side, side, channels)
-    y = np.random.default_rng(0).integers(0, classes, (images, side, side))
-    model = UNet(channels, classes, depth=depth, root=root, batch_norm=batch_norm)
-    optimiser = md.optim.Adam(model.parameters(), lr=1e-4)
+def segmentation(threads: int) -> Work:
+    """The other networks, at the sizes of their papers, against PyTorch."""
+    return _networks(SEGMENTATION, threads, others=False)
+
+
+def _networks(table: Iterable[Network], threads: int, others: bool) -> Work:
+    """A training step with Adam, and an inference."""
+    for network in table:
+        row = Row(f"{network.name}: training step", network.training, threads)
+        yield row, partial(_training_jobs, network)
+        if network.inference is not None:
+            row = Row(f"{network.name}: inference", network.inference, threads)
+            yield row, partial(_inference_jobs, network, threads, others)
+
+
+def _training_jobs(network: Network) -> Jobs:
+    x, classes = _normal(*network.shape), network.classes
+    model = network.ours(x.shape[-1], classes)
+    answer = model.eval()(md.Tensor(x[:1])).shape[1:-1]  # a class for each pixel, or image
+    y = np.random.default_rng(0).integers(0, classes, (len(x), *answer))
+    optimiser = md.optim.Adam(model.train().parameters(), lr=1e-4)
 
     def step() -> None:
         optimiser.zero_grad()
@@ -300,38 +352,32 @@ def _training_jobs(
 
     jobs: Jobs = {"minidl": step}
     for label, channels_last in LAYOUTS.items():
-        theirs = TorchUNet(channels, classes, depth, root, batch_norm)
+        theirs = network.theirs(x.shape[-1], classes)
         jobs[label] = their_step(theirs, x, y, channels_last)
     return jobs
 
 
-def _inference_jobs(
-    threads: int, shape: tuple[int, int, int], classes: int, depth: int, root: int,
-    batch_norm: bool,
-) -> Jobs:  # fmt: skip
-    images, side, channels = shape
-    x = _normal(images, side, side, channels)
-    jobs = {"minidl": _our_inference(x, classes, depth, root, batch_norm)}
-    network = TorchUNet(channels, classes, depth, root, batch_norm).eval()
+def _inference_jobs(network: Network, threads: int, others: bool) -> Jobs:
+    x = _normal(*network.shape)
+    arguments = x.shape[-1], network.classes
+    jobs = {"minidl": _inference(network.ours(*arguments), x)}
+    theirs = network.theirs(*arguments).eval()
     for label, channels_last in LAYOUTS.items():
         # A copy: a module is changed in place.
         kind = torch.channels_last if channels_last else torch.contiguous_format
-        theirs, batch = (
-            deepcopy(network).to(memory_format=kind),
-            from_channels_last(x, channels_last),
-        )
-        jobs[label] = torch.no_grad()(lambda m=theirs, i=batch: m(i))
+        copy = deepcopy(theirs).to(memory_format=kind)
+        batch = from_channels_last(x, channels_last)
+        jobs[label] = torch.no_grad()(lambda m=copy, i=batch: m(i))
     batch = from_channels_last(x, False)
     for label, make in (("onnxruntime", onnxruntime_job), ("openvino", openvino_job)):
         with suppress(ImportError):
-            jobs[label] = make(onnx_bytes(network, batch), batch, threads)
+            if others:
+                jobs[label] = make(onnx_bytes(theirs, batch), batch, threads)
     return jobs
 
 
-def _our_inference(
-    x: np.ndarray, classes: int, depth: int, root: int, batch_norm: bool = False
-) -> Job:
-    model = UNet(x.shape[-1], classes, depth=depth, root=root, batch_norm=batch_norm).eval()
+def _inference(model: md.nn.Module, x: np.ndarray) -> Job:
+    model.eval()
     return md.no_grad()(lambda: model(md.Tensor(x)))
 
 
@@ -346,7 +392,7 @@ def sizes(threads: int) -> Work:
         (
             "U-Net root 16, depth 3: inference",
             ((256, 252), (512, 500), (1024, 1000)),
-            lambda side: _our_inference(_normal(1, side, side, 1), 2, 3, 16),
+            lambda side: _inference(UNet(1, 2, **_settings(3, 16)), _normal(1, side, side, 1)),
         ),
     ):
         for side, odd in pairs:
@@ -369,5 +415,6 @@ GROUPS = {
     "layers": layers,
     "optimisers": optimisers,
     "networks": networks,
+    "segmentation": segmentation,
     "sizes": sizes,
 }

@@ -11,7 +11,7 @@ from minidl import kernels
 from minidl.function import Function
 from minidl.functional import check
 from minidl.geometry import Window
-from minidl.tensor import Tensor, apply, as_tensor
+from minidl.tensor import Tensor, apply, as_tensor, no_grad
 
 Size = int | Sequence[int]
 LAYOUTS = {1: "N L C", 2: "N H W C", 3: "N D H W C"}
@@ -28,13 +28,16 @@ def _in_front(windows: list, whole: Any) -> tuple:
 
 
 class MaxPool(Function):
-    """Maximum of each window; `pixels` says where, if backward or the caller will ask."""
+    """Maximum of each window; `pixels` says where, if backward or the caller will ask.
+
+    `windows` is for those who want to know what was asked for; None for adaptive pooling.
+    """
 
     fresh_gradients = True
 
-    def __init__(self, spans: Sequence, keep: bool) -> None:
+    def __init__(self, spans: Sequence, keep: bool, windows: list[Window] | None) -> None:
         whole = kernels.pool.Span(np.array([0]), np.array([1]), 1)
-        self.spans, self.keep = _in_front(list(spans), whole), keep
+        self.spans, self.keep, self.windows = _in_front(list(spans), whole), keep, windows
 
     def forward(self, x):
         self.shape = x.shape
@@ -58,12 +61,25 @@ class MaxPool(Function):
         return positions.reshape(len(positions), *positions.shape[6 - len(self.shape) :])
 
 
+class Positions(Function):
+    """Where the maxima of `pool` were found, which has run. Input: what it returned."""
+
+    def __init__(self, pool: MaxPool) -> None:
+        self.pool = pool
+
+    def forward(self, y):
+        return self.pool.indices()
+
+
 class AveragePool(Function):
-    """Sum of each window over a number that belongs to its position."""
+    """Sum of each window over a number that belongs to its position; `windows` as in `MaxPool`."""
 
     fresh_gradients = True
 
-    def __init__(self, bands: Sequence, counts: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self, bands: Sequence, counts: Sequence[np.ndarray], windows: list[Window] | None
+    ) -> None:
+        self.windows = windows
         whole = kernels.resize.Band.of(np.array([0]), np.ones((1, 1)))
         self.bands = _in_front(list(bands), whole)
         depth, height, width = _in_front(list(counts), np.array([1]))
@@ -135,13 +151,18 @@ def _max_pool(
                 f"axis of {size}. Use less padding or dilation."
             )
         spans.append(kernels.pool.Span(first, stop, window.dilation))
-    return _finish_max(x, spans, return_indices)
+    return _finish_max(x, spans, return_indices, windows)
 
 
-def _finish_max(x: Tensor, spans: list, return_indices: bool) -> Any:
-    function = MaxPool(spans, return_indices)
+def _finish_max(
+    x: Tensor, spans: list, return_indices: bool, windows: list[Window] | None = None
+) -> Any:
+    function = MaxPool(spans, return_indices, windows)
     y = apply(function, x)
-    return (y, Tensor(function.indices())) if return_indices else y
+    if not return_indices:
+        return y
+    with no_grad():  # there is no gradient of positions
+        return y, apply(Positions(function), y)
 
 
 def max_pool2d(
@@ -368,7 +389,7 @@ def _avg_pool(
         bands.append(_ones_band(first, stop))
         padded_stop = np.minimum(start + window.kernel, size + window.after)
         counts.append(padded_stop - start if count_include_pad else stop - first)
-    return apply(AveragePool(bands, counts), x)
+    return apply(AveragePool(bands, counts, windows), x)
 
 
 def _ones_band(first: np.ndarray, stop: np.ndarray) -> Any:
@@ -490,7 +511,7 @@ def adaptive_avg_pool2d(x: Any, output_size: int | Sequence[int | None] | None) 
     (x,) = check.floating("adaptive_avg_pool2d", x=x)
     bins = _bins("adaptive_avg_pool2d", x, output_size)
     bands = [_ones_band(first, stop) for first, stop in bins]
-    return apply(AveragePool(bands, [stop - first for first, stop in bins]), x)
+    return apply(AveragePool(bands, [stop - first for first, stop in bins], None), x)
 
 
 def adaptive_max_pool2d(

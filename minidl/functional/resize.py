@@ -16,11 +16,15 @@ LINEAR_AXES = {"linear": 3, "bilinear": 4, "trilinear": 5}
 
 
 class Resample(Function):
-    """Weighted sums along each of the spatial axes."""
+    """Weighted sums along each of the spatial axes.
+
+    `request` is for those who want to know what was asked for: mode, align_corners, factors.
+    """
 
     fresh_gradients = True
 
-    def __init__(self, bands: Sequence) -> None:
+    def __init__(self, bands: Sequence, request: tuple) -> None:
+        self.request = request
         whole = kernels.resize.Band.of(np.array([0]), np.ones((1, 1)))
         self.bands = (*(whole,) * (3 - len(bands)), *bands)
 
@@ -126,7 +130,7 @@ def interpolate(
         _band(n, out, factor, mode, align_corners)
         for n, out, factor in zip(x.shape[1:-1], outs, factors, strict=True)
     ]
-    return apply(Resample(bands), x)
+    return apply(Resample(bands, (mode, align_corners, factors)), x)
 
 
 def _factors(x: Tensor, size: Any, scale_factor: Any) -> tuple[float | None, ...]:
