@@ -289,12 +289,25 @@ def _mark_best(axis: Axes, best: Mapping[str, float]) -> None:
     )  # fmt: skip
 
 
+FORMATS = ("png", "svg", "pdf")
+
+
 def write_figure(figure: Figure, path: str | Path) -> Path:
-    """Save a figure as PNG: complete under its name, or not at all."""
+    """Save a figure as PNG, SVG or PDF by its name: complete under it, or not at all.
+
+    Raises
+    ------
+    ValueError
+        If the name ends in something else.
+    """
     path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        endings = ", ".join(f".{ending}" for ending in FORMATS)
+        raise ValueError(f"{path}: a picture must have a name that ends in one of {endings}.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format=kind)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,9 +1,8 @@
 """Where the time of a step goes: by layer, and by kernel.
 
-A step is timed as a whole, and what it computes from inside: every layer is called as a module,
-every operation is run by `minidl.apply` or `Tensor.backward`, and every kernel by
-`kernels.parallel.run`. While a profile is made, somebody listens in these three places. What is
-left of the step's time is shown, too, so that shares add up to one.
+A step is timed as a whole, and what it computes from inside: `minidl.listen` tells of layers,
+operations and kernels as they run. What is left of the step's time is shown, too, so that shares
+add up to one.
 
 The bytes of a kernel are the sizes of the arrays it is given, each counted once a call: what it
 moves if it reads and writes each of them once, and as a whole.
@@ -11,26 +10,23 @@ moves if it reads and writes each of them once, and as a whole.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from threading import get_ident
 from typing import Any
 
 import numpy as np
 
 from minidl import functional as F
-from minidl import optim, tensor
+from minidl import optim
 from minidl.function import Function
 from minidl.kernels import parallel
-from minidl.nn import module as modules
+from minidl.listen import NO_LAYER, Listener, listening
 from minidl.nn.module import Module
 from minidl.tensor import Tensor, no_grad
 
-NO_LAYER = "(no layer)"
 OTHER_KERNELS = "(kernels outside of operations)"
 OPERATIONS = "(operations outside of kernels)"
 REST = "(outside of operations)"
@@ -241,32 +237,19 @@ def _table(head: str, rows: Sequence[tuple[str, ...]], texts: int) -> str:
 # ---- listening ------------------------------------------------------------------------------
 
 
-class _Listener:
+class _Listener(Listener):
     """Keeps account of what one thread computes."""
 
     def __init__(self, model: Module | None) -> None:
-        parts = () if model is None else model.named_modules()
-        self.paths = {id(part): path or type(part).__name__ for path, part in parts}
-        self.thread = get_ident()
-        self.layer = NO_LAYER
+        super().__init__(model)
         self.origins: dict[int, str] = {}  # layers of functions, by their id
         self.operation: Operation | None = None  # the one that is running
         self.operations: dict[tuple[str, str, bool], Operation] = {}
         self.others: dict[str, Kernel] = {}
 
-    def on_module(self, module: Module, forward: Callable, /, *args: Any, **kwargs: Any) -> Any:
-        """Know the layer while its forward runs. One that `model` does not own has its class."""
-        if get_ident() != self.thread:
-            return forward(*args, **kwargs)
-        around, self.layer = self.layer, self.paths.get(id(module), type(module).__name__)
-        try:
-            return forward(*args, **kwargs)
-        finally:
-            self.layer = around
-
     def on_operation(self, function: Function, method: Callable, *arrays: np.ndarray) -> Any:
         """Time forward or backward of `function`."""
-        if get_ident() != self.thread:
+        if self.is_elsewhere:
             return method(*arrays)
         backward = method == function.backward
         if not backward:
@@ -286,7 +269,7 @@ class _Listener:
 
     def on_kernel(self, kernel: Callable, job: Callable, *args: Any) -> None:
         """Time `kernel`; arrays among the arguments of the job are its own."""
-        if get_ident() != self.thread:
+        if self.is_elsewhere:
             return job(*args)
         name = f"{kernel.__module__.rsplit('.', 1)[-1]}.{kernel.__name__.lstrip('_')}"
         kernels = self.others if self.operation is None else self.operation.kernels
@@ -307,19 +290,6 @@ def _bytes(args: Sequence[Any]) -> int:
         for arg in args
     )
     return sum(sizes)
-
-
-@contextlib.contextmanager
-def _listening(listener: _Listener) -> Iterator[None]:
-    """Let `listener` hear of everything; whatever happens, nobody listens afterwards."""
-    if parallel.listener is not None:
-        raise RuntimeError("profile: another profile is being made; wait for its end.")
-    parallel.listener, tensor.listener = listener.on_kernel, listener.on_operation
-    modules.listener = listener.on_module
-    try:
-        yield
-    finally:
-        parallel.listener = tensor.listener = modules.listener = None
 
 
 # ---- steps ----------------------------------------------------------------------------------
@@ -375,7 +345,7 @@ def profile(
     for _ in range(warm_up):
         step()
     listener, seconds = _Listener(model), []
-    with _listening(listener):
+    with listening(listener, "profile", "profile"):
         for _ in range(steps):
             start = time.perf_counter()
             step()

@@ -1,6 +1,7 @@
 """Receptive fields: which pixels of the input a unit of the output sees, and parameter counts.
 
-Three ways to the same answer, each checked against the others by the tests:
+Three ways to the same answer, each checked against the others by the tests (and against a fourth,
+`minidl.fields`, which knows whole networks with all their branches):
 
 * `dilated_stack`, the formula for stacks of dilated convolutions;
 * `receptive_field`, the recurrence for chains of layers, and `seen_by`, which follows the taps of
@@ -16,6 +17,7 @@ Sources: Araujo, Norris, Sim, Computing Receptive Fields of Convolutional Neural
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -435,7 +437,8 @@ def _step(layer: Any, axis: int) -> Step:
             return Enlarge(int(scale), blend=layer.mode != "nearest")
     raise TypeError(
         f"receptive_field: {str(layer).splitlines()[0]} is no layer whose field is known from its "
-        "settings. Describe the chain as a list of steps, or use measured_receptive_field()."
+        "settings. minidl.fields.receptive_fields() knows networks that are no chains. Or describe "
+        "the chain as a list of steps, or use measured_receptive_field()."
     )
 
 
@@ -453,9 +456,10 @@ def measured_receptive_field(
     Parameters
     ----------
     f : callable
-        From a tensor (N, ..., C) to a tensor (N, ..., F). Of a module, all weights are made
-        positive and all biases zero for the time being, so that nothing cancels and every ReLU
-        lets through, and it is put into eval mode. Any other function should be like that.
+        From a tensor (N, ..., C) to a tensor (N, ..., F). Of a module, a copy in double precision
+        is measured (in single precision, fast convolutions touch their neighbours with rounding
+        errors), in eval mode, with all weights positive and all biases zero, so that nothing
+        cancels and every ReLU lets through. Any other function should be like that.
     shape : sequence of int
         Shape of the input.
     position : sequence of int, optional
@@ -463,7 +467,9 @@ def measured_receptive_field(
     maxima : bool
         Whether `f` may contain maxima. The gradient of a maximum reaches only the one input that
         won, so the support of the gradient is too small. Then each row outside of it is
-        given an impulse in turn, which wins wherever it takes part.
+        given an impulse in turn, which wins wherever it takes part. (Unpooling puts a value in one
+        place of several; a unit is found to see all it can only if it wins among equals, as the
+        first of its window does.)
 
     Returns
     -------
@@ -475,15 +481,12 @@ def measured_receptive_field(
     ValueError
         If the unit depends on nothing.
     """
-    if isinstance(f, nn.Module):
-        state, training = f.state_dict(), f.training
-        try:
-            f.load_state_dict({name: _positive(name, value) for name, value in state.items()})
-            return _measure(f.eval(), shape, position, maxima)
-        finally:
-            f.load_state_dict(state)
-            f.train(training)
-    return _measure(f, shape, position, maxima)
+    if not isinstance(f, nn.Module):
+        return _measure(f, shape, position, maxima, np.float32)
+    twin = copy.deepcopy(f).to(np.float64).eval()
+    state = twin.state_dict()
+    twin.load_state_dict({name: _positive(name, value) for name, value in state.items()})
+    return _measure(twin, shape, position, maxima, np.float64)
 
 
 def _positive(name: str, value: np.ndarray) -> np.ndarray:
@@ -493,8 +496,10 @@ def _positive(name: str, value: np.ndarray) -> np.ndarray:
     return np.full_like(value, name.endswith(("weight", "running_var")))
 
 
-def _measure(f: Any, shape: Any, position: Any, maxima: bool) -> tuple[tuple[int, int], ...]:
-    x = Tensor(np.ones(shape, np.float32), requires_grad=True)
+def _measure(
+    f: Any, shape: Any, position: Any, maxima: bool, dtype: Any
+) -> tuple[tuple[int, int], ...]:
+    x = Tensor(np.ones(shape, dtype), requires_grad=True)
     y = f(x)
     if position is None:
         position = [size // 2 for size in y.shape[1:-1]]
@@ -507,7 +512,7 @@ def _measure(f: Any, shape: Any, position: Any, maxima: bool) -> tuple[tuple[int
         for axis in range(1, x.ndim - 1)
     ]
     if maxima:
-        _try_impulses(f, shape, at, seen)
+        _try_impulses(f, np.zeros(shape, dtype), at, seen)
     if not all(rows.any() for rows in seen):
         raise ValueError(
             f"measured_receptive_field: the unit at {tuple(position)} depends on no pixel. Is it "
@@ -516,9 +521,8 @@ def _measure(f: Any, shape: Any, position: Any, maxima: bool) -> tuple[tuple[int
     return tuple((int(rows.nonzero()[0][0]), int(rows.nonzero()[0][-1])) for rows in seen)
 
 
-def _try_impulses(f: Any, shape: Any, at: Any, seen: list) -> None:
-    """Add to `seen` the rows of the input that change the unit `at` when raised from 0 to 1."""
-    x = np.zeros(shape, np.float32)
+def _try_impulses(f: Any, x: np.ndarray, at: Any, seen: list) -> None:
+    """Add to `seen` the rows of the zeros `x` that change the unit `at` when raised to 1."""
     with no_grad():
         silent = f(Tensor(x))[at].numpy()
         for axis, rows in enumerate(seen, 1):

@@ -44,7 +44,7 @@ def test_a_whole_job_by_commands(tmp_path, capsys):
 def test_without_arguments_it_gives_an_overview(capsys):
     assert cli.main([]) == 0
     said = capsys.readouterr().out
-    for command in ("demo", "train", "evaluate", "predict", "profile"):
+    for command in ("demo", "train", "evaluate", "predict", "summary", "profile"):
         assert f"minidl {command}" in said
 
 
@@ -54,7 +54,17 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["train"], ["evaluate"], ["predict"], ["profile"]]
+    "command",
+    [
+        [],
+        ["demo"],
+        ["train"],
+        ["evaluate"],
+        ["predict"],
+        ["summary"],
+        ["receptive-field"],
+        ["profile"],
+    ],
 )
 def test_help_explains_itself_in_lines_of_a_terminal(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
@@ -93,6 +103,14 @@ def test_help_explains_itself_in_lines_of_a_terminal(command, capsys, monkeypatc
         (["profile", "--input", "4,256,256"], "--input: '4,256,256', expected four whole numbers"),
         (["profile", "--input", "4,0,256,1"], "expected four whole numbers, 1 or more"),
         (["profile", "--input", "4,x,256,1"], "such as 4,256,256,1"),
+        (["summary"], "the following arguments are required: MODEL"),
+        (["summary", "unet", "--input", "5"], "--input: '5', expected height, width and channels"),
+        (["summary", "unet", "--input", "9,0,1"], "such as 256,256,3"),
+        (["summary", "unet", "--input", "9,x,1"], "expected height, width and channels"),
+        (["summary", "unet", "width"], "'width', expected NAME=VALUE such as width=16"),
+        (["summary", "unet", "--depth", "0"], "--depth: '0', expected a whole number, 1 or more"),
+        (["receptive-field", "unet", "--at", "1,-2"], "--at: '1,-2', expected whole numbers"),
+        (["receptive-field", "unet", "--at", "x"], "--at: 'x', expected whole numbers"),
     ],
 )
 def test_a_bad_option_is_one_line_and_code_2(arguments, message, capsys):
@@ -244,3 +262,89 @@ def test_profile_refuses_what_does_not_fit(tiny_run, tmp_path, capsys):
     assert "no such run folder" in fails(["profile", tmp_path / "nowhere"], capsys)
     (tmp_path / "p.json").write_text("mine")
     assert "nothing is overwritten" in fails(["profile", "--json", tmp_path / "p.json"], capsys)
+
+
+def test_summary_of_a_network_by_its_name(tmp_path, capsys):
+    files = ["--draw", str(tmp_path / "net.svg"), "--json", str(tmp_path / "net.json")]
+    network = ["UNET", "depth=3", "root=4", "padding=valid", "--classes", "5"]
+    command = ["summary", *network, "--input", "60,44,1", "--batch", "2", "--depth", "1", *files]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert "UNet, input 2 images of 60 × 44 × 1" in said
+    assert re.search(r"^scores +Conv2d 1x1 +20x4x5 ", said, re.M)
+    assert "conv1" not in said
+    assert said.endswith(f"drawn in {tmp_path / 'net.svg'}\n")
+    assert "<svg" in (tmp_path / "net.svg").read_text()
+    assert json.loads((tmp_path / "net.json").read_text())["input"] == [2, 60, 44, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["resnet18", "width=2"], "ResNet, input 224 × 224 × 3"),
+        (["lenet5"], "LeNet5, input 32 × 32 × 1"),  # takes nothing larger
+        (["wavenet", "channels=2", "skip_channels=2"], "WaveNet, input 4096 × 256"),
+        (["segnet-basic", "width=1"], "SegNetBasic, input 224 × 224 × 3"),
+        (["unet", "root=1"], "UNet, input 224 × 224 × 3"),
+    ],
+)
+def test_summary_knows_what_a_network_takes(arguments, said, capsys):
+    assert cli.main(["summary", *arguments, "--depth", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == said
+
+
+def test_summary_of_a_run(tiny_run, capsys):
+    assert cli.main(["summary", str(tiny_run), "--input", "16,16,1"]) == 0
+    assert "UNet, input 16 × 16 × 1" in capsys.readouterr().out
+    assert "is what it is" in fails(["summary", tiny_run, "root=2"], capsys)
+
+
+def test_summary_refuses_what_does_not_fit(tmp_path, capsys):
+    words = fails(["summary", "nothing-like-that"], capsys)
+    assert "no run folder, and no network. Networks are alexnet, " in words
+    assert ", unet, " in words
+    assert "unexpected keyword argument 'breadth'" in fails(
+        ["summary", "unet", "breadth=3"], capsys
+    )
+    words = fails(["summary", "unet", "root=1", "--input", "17,16,1"], capsys)
+    assert "input 17,16,1: UNet: height and width must be multiples of 16" in words
+    words = fails(["summary", "unet", "root=1", "--draw", tmp_path / "net.doc"], capsys)
+    assert "net.doc: a picture must end in .png, .svg, .pdf" in words
+    (tmp_path / "net.svg").write_text("mine")
+    for option in ("--draw", "--json"):
+        words = fails(["summary", "unet", option, tmp_path / "net.svg"], capsys)
+        assert "nothing is overwritten" in words
+    assert (tmp_path / "net.svg").read_text() == "mine"
+
+
+def test_receptive_field_draws_and_tells(tmp_path, capsys):
+    tifffile.imwrite(tmp_path / "image.tif", disc_picture(7, (19, 23))[0])
+    out = tmp_path / "field.png"
+    command = ["receptive-field", "unet", "root=2", "depth=3", "--layer", "down.1", "--at", "3,4"]
+    more = ["--image", str(tmp_path / "image.tif"), "--out", str(out)]
+    assert cli.main([*command, *more]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^down\.1 +10x12x4 +3,4 +14 +14x14 +12x14 ", said, re.M)
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "nothing is overwritten" in fails([*command, *more], capsys)
+
+
+def test_receptive_field_refuses_what_does_not_fit(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["receptive-field", "unet", "root=1", "depth=2", "--input", "8,8,1"]
+    assert "there is no layer 'x'" in fails([*small, "--layer", "x"], capsys)
+    assert "position must be one of" in fails([*small, "--layer", "down.1", "--at", "9,9"], capsys)
+    assert "must end in" in fails([*small, "--out", "x.txt"], capsys)
+    words = fails(["receptive-field", "wavenet", "channels=2", "--input", "99,256"], capsys)
+    assert "fields are drawn over images only" in words
+    assert cli.main(small) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["receptive-field.png"]
+
+
+def test_profile_of_a_network_by_its_name(capsys):
+    command = ["profile", "resnet20", "--classes", "3", "--input", "2,16,16,3", "--steps", "1"]
+    assert cli.main([*command, "--inference"]) == 0
+    assert "CifarResNet, input 2 x 16 x 16 x 3, 1 step on" in capsys.readouterr().out
+    assert "--depth: the network of resnet20" in fails(
+        ["profile", "resnet20", "--depth", 3], capsys
+    )

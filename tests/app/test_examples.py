@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from discs import TINY
 
@@ -41,3 +42,18 @@ def test_own_images(pairs_folder, tmp_path, capsys):
     written = script("own_images").main(pairs_folder, pairs_folder, tmp_path / "out", options)
     assert len(written) == 8
     assert (tmp_path / "out" / "run" / "model.safetensors").exists()
+
+
+def test_ways_to_go_back_up_are_compared_fairly(tmp_path, capsys):
+    compare = script("compare_upsampling")
+    counts = [
+        compare.parameters(compare.Network(variant, compare.root_for(variant, 50_000)))
+        for variant in compare.VARIANTS
+    ]
+    assert np.ptp(counts) < 0.05 * 50_000
+    settings = {"seeds": 1, "steps": 1, "budget": 3_000, "counts": (8, 5)}
+    table, picture = compare.main(tmp_path, **settings)
+    rows = table.read_text().splitlines()[2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [v.like for v in compare.VARIANTS]
+    assert picture.stat().st_size > 10_000
+    assert "seed 1/1: IoU" in capsys.readouterr().out

@@ -15,6 +15,7 @@ SPREADS = {
     "glorot_normal": np.sqrt(2 / (FAN_IN + FAN_OUT)),
     "glorot_uniform": np.sqrt(2 / (FAN_IN + FAN_OUT)),
     "normal": 1.0,
+    "truncated_normal": 0.87962566,
     "uniform": np.sqrt(1 / 12),
 }
 
@@ -36,6 +37,13 @@ def test_spread(name):
 def test_uniform_values_stay_within_their_limit(name, limit):
     values = getattr(init, name)(SHAPE, np.random.default_rng(0), np.float64)
     assert 0.99 * limit < abs(values).max() <= limit
+
+
+def test_truncated_values_stay_within_two_deviations():
+    values = init.truncated_normal(SHAPE, np.random.default_rng(0), np.float64, mean=3.0, std=0.1)
+    assert 0.199 < abs(values - 3).max() <= 0.2
+    # As many in the outermost tenth as the normal distribution has there, of what it keeps.
+    assert np.mean(abs(values - 3) > 0.18) == pytest.approx(0.02636 / 0.9545, rel=0.1)
 
 
 def test_he_normal_of_the_paper():

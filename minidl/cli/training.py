@@ -1,0 +1,265 @@
+"""The commands that train a network and use it: demo, train, evaluate, predict."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from minidl.cli import arguments as types
+from minidl.cli.arguments import add_command, add_common, add_network
+
+DEMO = """\
+Write a small set of synthetic ultrasound frames, train a U-Net to find the nerve in them, and
+try it on frames of other subjects. Takes one to two minutes.
+
+Leaves DIR with data/, the model, history.csv, curves.png and predictions.png.
+"""
+
+TRAIN = """\
+Train a segmentation network on DATA and leave a run folder.
+
+DATA holds NAME.tif beside NAME_mask.tif, or images/ beside masks/ or labels/ with the same
+names: TIFF, PNG or JPEG, of any size. train.txt and val.txt in it say which names are for
+training and which for validation; otherwise a fifth is drawn for validation. DATA is looked
+over first, and all that is wrong with it is said. Nothing in it is changed.
+
+Whatever ends first of --epochs, --steps and --minutes ends the training; without any of them
+it takes 5 minutes. Ctrl-C ends it, too. The network that did best on the validation images
+is kept.
+"""
+
+EVALUATE = """\
+Score the network of RUN on DATA: accuracy, Dice and IoU of each class, over all pixels.
+
+If DATA is what the network was trained on, its validation part is scored; otherwise all of
+it. A "-" means that a class does not occur.
+"""
+
+PREDICT = """\
+Write a mask for each image: of its size, and a file of the kind that the training masks
+were, with the same values. Every page of a multi-page TIFF is predicted.
+"""
+
+
+def add_commands(commands: Any) -> None:
+    """Make them known."""
+    for add in (_add_demo, _add_train, _add_evaluate, _add_predict):
+        add(commands)
+
+
+def _add_demo(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "demo",
+        _demo,
+        "[--out DIR] [--seed N] [--threads N] [--steps N]",
+        "train a small U-Net on ultrasound pictures made up for the purpose",
+        DEMO,
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="folder to make (runs/demo, or runs/demo-2 and so on if it exists)",
+    )  # fmt: skip
+    command.add_argument(
+        "--steps", type=types.count, metavar="N", help="end after this many steps at the latest"
+    )
+    add_common(command, seed=True)
+
+
+def _add_train(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "train",
+        _train,
+        "DATA [--out RUN] [options]",
+        "train a network on a folder of images and masks",
+        TRAIN,
+    )
+    command.add_argument("data", type=Path, metavar="DATA", help="folder of images and masks")
+    command.add_argument(
+        "--out", type=Path, metavar="RUN", help="run folder to make (runs/NAME-OF-DATA)"
+    )
+    add_network(command)
+    _add_budget(command)
+    _add_reading(command)
+    add_common(command, seed=True)
+
+
+def _add_budget(command: Any) -> None:
+    group = command.add_argument_group("training")
+    group.add_argument(
+        "--epochs", type=types.positive, metavar="N", help="end when every image was seen N times"
+    )
+    group.add_argument("--steps", type=types.count, metavar="N", help="end after N steps")
+    group.add_argument("--minutes", type=types.positive, metavar="M", help="end after M minutes")
+    group.add_argument(
+        "--batch-size", type=types.count, default=4, metavar="N", help="crops in a step (4)"
+    )
+    group.add_argument(
+        "--crop", type=types.whole, metavar="PIXELS",
+        help="side of the squares cut out of the images at random (256, or what fits into them); "
+        "0 takes whole images",
+    )  # fmt: skip
+    group.add_argument(
+        "--augment", choices=("turns", "mirror", "none"), default="turns",
+        help="vary the crops by flips and right-angle turns (turns), by swapping left and right "
+        "only, for pictures that have a top, such as ultrasound (mirror), or not at all",
+    )  # fmt: skip
+    group.add_argument(
+        "--lr", type=types.positive, default=2e-3, metavar="RATE",
+        help="Adam's learning rate at the beginning, falling to a hundredth at the end (0.002)",
+    )  # fmt: skip
+
+
+def _add_reading(command: Any) -> None:
+    group = command.add_argument_group("data")
+    group.add_argument(
+        "--val-fraction", type=types.fraction, default=0.2, metavar="SHARE",
+        help="share of the files for validation where no lists say which (0.2)",
+    )  # fmt: skip
+    group.add_argument(
+        "--labels", type=types.values, metavar="V0,V1,...",
+        help="mask values in class order (those that occur)",
+    )  # fmt: skip
+    group.add_argument(
+        "--ignore", type=int, metavar="V", help="mask value of pixels that do not count"
+    )
+    group.add_argument(
+        "--class-names",
+        type=types.names,
+        metavar="A,B,...",
+        help="names of the classes, for tables",
+    )
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "RUN DATA [--split PART] [options]",
+        "score a network on images with masks",
+        EVALUATE,
+    )
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="run folder, or a model file")
+    command.add_argument("data", type=Path, metavar="DATA", help="folder of images and masks")
+    command.add_argument(
+        "--split", choices=("val", "train", "test", "all"),
+        help="which part of DATA; test is what test.txt in it names",
+    )  # fmt: skip
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write all scores as JSON")
+    command.add_argument(
+        "--csv", type=Path, metavar="FILE", help="also write the scores of each class as CSV"
+    )
+    add_common(command, seed=False)
+
+
+def _add_predict(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "predict",
+        _predict,
+        "RUN IMAGE_OR_FOLDER... --out DIR [options]",
+        "make masks for images",
+        PREDICT,
+    )
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="run folder, or a model file")
+    command.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER", help="image files, or folders"
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", required=True,
+        help="folder for the masks; nothing in it is overwritten",
+    )  # fmt: skip
+    add_common(command, seed=False)
+
+
+# ---- commands -------------------------------------------------------------------------------
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    print("minidl demo: a U-Net learns to find nerves in ultrasound frames", flush=True)
+    from minidl import demo
+    from minidl.progress import Progress, duration
+    from minidl.run import free_name
+
+    out = arguments.out or free_name(Path("runs/demo"))
+    if arguments.out is None and out != Path("runs/demo"):
+        print(f"runs/demo exists already and stays as it is; this run goes to {out}", flush=True)
+    with Progress() as progress:
+        result = demo.run_demo(out, arguments.seed, arguments.steps or demo.STEPS, progress)
+    if result is None:
+        return 130
+    seconds = duration(progress.seconds)
+    print(f"\nDone in {seconds}. Look at {out / 'predictions.png'} and {out / 'curves.png'}.")
+    print("The same for images of your own: minidl train DATA --out RUN")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    out = arguments.out or Path("runs") / arguments.data.resolve().name
+    print(f"minidl train: {arguments.data} -> {out}", flush=True)
+    from minidl.progress import Progress
+    from minidl.recipe import Options, train_folder
+
+    names = Options.__dataclass_fields__
+    options = Options(**{name: getattr(arguments, name) for name in names})
+    with Progress() as progress:
+        outcome = train_folder(arguments.data, out, options, progress)
+    if outcome.evaluation is not None:
+        print(f"\nThe best network on the validation images:\n{outcome.evaluation.text()}")
+        print(f"\nIt is in {out}, with curves.png and predictions.png. To use it:")
+        print(f"  minidl predict {out} IMAGES --out masks")
+    return 130 if outcome.interrupted else 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    targets = [path for path in (arguments.json, arguments.csv) if path is not None]
+    for path in targets:
+        if path.exists():
+            raise FileExistsError(f"{path} exists already, and nothing is overwritten.")
+    print(f"minidl evaluate: {arguments.run_folder} on {arguments.data}", flush=True)
+    from minidl.evaluate import evaluate_folder
+    from minidl.progress import Progress
+    from minidl.run import write_text
+
+    with Progress() as progress:
+        result = evaluate_folder(arguments.run_folder, arguments.data, arguments.split, progress)
+    print(result.text())
+    if arguments.json is not None:
+        write_text(arguments.json, result.json())
+    if arguments.csv is not None:
+        write_text(arguments.csv, result.csv())
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    print(f"minidl predict: {arguments.run_folder} -> {arguments.out}", flush=True)
+    from minidl.predict import plan, predict_files
+    from minidl.progress import Progress
+    from minidl.run import model_path
+    from minidl.segmenter import Segmenter
+
+    with Progress() as progress:
+        progress.begin("reading the network")
+        segmenter = Segmenter.load(model_path(arguments.run_folder))
+        jobs = plan(segmenter, arguments.images, arguments.out)
+        progress.begin("first image; kernels are compiled once and kept for later runs")
+        written = predict_files(segmenter, jobs, _Narrator(progress, len(jobs)))
+    print(f"{len(written)} masks are in {arguments.out}")
+    return 0
+
+
+class _Narrator:
+    """Says which image is being predicted."""
+
+    def __init__(self, progress: Any, images: int) -> None:
+        self.progress, self.images = progress, images
+        self.done, self.image = 0, None
+
+    def __call__(self, job: Any, page: int) -> None:
+        if job.image != self.image:
+            self.done, self.image = self.done + 1, job.image
+        pages = f", page {page + 1}/{job.pages}" if job.pages > 1 else ""
+        self.progress.now(f"image {self.done}/{self.images} {job.image.name}{pages}")
