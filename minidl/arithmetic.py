@@ -19,6 +19,8 @@ def add_gradients(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class Add(Function):
     def forward(self, a, b):
         self.shapes = a.shape, b.shape
+        if a.shape == b.shape and a.dtype == b.dtype and a.dtype.kind == "f":
+            return kernels.elementwise.add(a, b)  # on several threads
         return a + b
 
     def backward(self, gy):

@@ -24,6 +24,7 @@ Sequences and images have extents of 1 in front.
 
 import functools
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -335,6 +336,17 @@ def _beside(x, beside, planes, groups):
     return x, beside
 
 
+def _one_by_one(kernel_size, stride, padding, size, out_size) -> bool:
+    """Whether every output pixel sees the input pixel in its place, and there are no others."""
+    alone = (*kernel_size, *stride) == (1,) * 6 and not any(padding)
+    return alone and tuple(size) == tuple(out_size)
+
+
+def _in_a_row(*arrays):
+    """Images as a single row of all their pixels, so that tiles of pixels are whole ones."""
+    return (x.reshape(1, 1, 1, math.prod(x.shape[:-1]), x.shape[-1]) for x in arrays)
+
+
 def forward(
     x, weight, bias, stride, padding, dilation, groups, size, relu=False, beside=None,
     algorithm=None,
@@ -367,13 +379,16 @@ def forward(
     if algorithm == "depthwise":
         y = depthwise.forward(x, weight, bias, stride, padding, dilation, size)
         return np.maximum(y, 0, out=y) if relu else y
-    y = memory.empty((len(x), *size, features), x.dtype)
+    result = y = memory.empty((len(x), *size, features), x.dtype)
+    if _one_by_one(kernel_size, stride, padding, x.shape[1:-1], size):
+        x, beside, y = _in_a_row(x, beside, y)
+        size = y.shape[1:-1]
     shape = *x.shape[:-1], x.shape[-1] + beside.shape[-1]
     layout = _forward_layout(
         shape, x.shape[-1], weight.shape, stride, padding, dilation, groups, tuple(size), x.dtype
     )
     _run(layout, x, beside, weight, bias, relu, y)
-    return y
+    return result
 
 
 def _axis_phases(size, kernel, stride, padding, dilation) -> list[tuple]:
@@ -430,11 +445,14 @@ def input_grad(
         gx = depthwise.input_grad(gy, weight, bias, stride, padding, dilation, size)
         gx = np.maximum(gx, 0, out=gx) if relu else gx
     else:
-        gx = memory.empty((len(gy), *size, channels * groups), gy.dtype)
+        gx = out = memory.empty((len(gy), *size, channels * groups), gy.dtype)
+        if _one_by_one(kernel_size, stride, padding, size, gy.shape[1:-1]):
+            gy, out = _in_a_row(gy, out)
+            size = out.shape[1:-1]
         layout = _input_layout(
             gy.shape, weight.shape, stride, padding, dilation, groups, tuple(size), gy.dtype
         )
-        _run(layout, gy, gy[..., :0], weight, bias, relu, gx)
+        _run(layout, gy, gy[..., :0], weight, bias, relu, out)
     return gx if split is None else join.cut(gx, [split, gx.shape[-1] - split])
 
 
@@ -522,6 +540,8 @@ def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, beside=No
     added in their order.
     """
     x, beside = _beside(x, beside, kernel_size[0], groups)
+    if _one_by_one(kernel_size, stride, padding, x.shape[1:-1], gy.shape[1:-1]):
+        x, beside, gy = _in_a_row(x, beside, gy)
     shape = *x.shape[:-1], x.shape[-1] + beside.shape[-1]
     features, channels = gy.shape[-1] // groups, shape[-1] // groups
     weight_shape = (*kernel_size, channels, gy.shape[-1])
@@ -550,6 +570,8 @@ def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, beside=No
             x.reshape(-1), beside.reshape(-1), gy.reshape(-1), plan.grid, plan.planes, jobs, group,
             features, splits, chunk, unit, partial,
         )  # fmt: skip
+        if splits == groups == 1 and columns == features:
+            return partial.reshape(weight_shape)
         # Only the true columns: what stands in those that fill up the last vector is chance.
         parts = partial.reshape(splits, *kernel_size, channels, columns)[..., :features]
         gw[..., group, :] = parts.sum(axis=0)
