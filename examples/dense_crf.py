@@ -1,15 +1,14 @@
 """A fully connected CRF after a network: coarse, noisy scores become borders. Takes a second.
 
 Image, scores and truth are invented here: two berries and a leaf, and a "network" that sees them
-eight times smaller, with noise. Writes a picture of all three
-steps, with the true borders in white.
+eight times smaller, with noise. Writes a picture of all three steps, the true borders in white.
 
 ::
 
     python examples/dense_crf.py [OUT.png]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -73,4 +72,6 @@ def main(out: Path, height: int = 240, width: int = 320, seed: int = 0) -> tuple
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "dense_crf.png"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", nargs="?", type=Path, default=Path("dense_crf.png"), help="picture")
+    main(parser.parse_args().out)

@@ -290,3 +290,20 @@ def test_torch_agrees(dims):
     weight = theirs[1].grad.numpy().transpose(*range(2, dims + 2), 1, 0)
     np.testing.assert_allclose(ours[1].grad, weight, atol=1e-12)
     np.testing.assert_allclose(ours[2].grad, theirs[2].grad.numpy(), atol=1e-12)
+
+
+@each_dtype
+@pytest.mark.parametrize("groups", [1, 2])
+def test_kernels_of_one_pixel_see_all_pixels_as_a_row(dtype, groups):
+    _assert_conv(dtype, (3, 5, 7, 6), (1, 1, 6 // groups, 10), 1e-5, groups=groups)
+
+
+def test_zeros_behind_the_image_are_pixels_too():
+    x, w, b = _normal(float, 2, 5, 6, 3), _normal(float, 1, 1, 3, 4), _normal(float, 4)
+    expected = np.zeros((2, 7, 7, 4)) + b
+    expected[:, :5, :6] += x @ w[0, 0]
+    y = F.conv2d(x, w, b, padding=((0, 2), (0, 1)))
+    np.testing.assert_allclose(y.numpy(), expected, atol=1e-12)
+    up = F.conv_transpose2d(x, w.transpose(0, 1, 3, 2), output_padding=1, dilation=2)
+    np.testing.assert_allclose(up.numpy()[:, :5, :6], x @ w[0, 0], atol=1e-12)
+    assert up.shape == (2, 6, 7, 4) and not up.numpy()[:, 5:].any()
