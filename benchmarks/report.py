@@ -14,6 +14,7 @@ from harness import Limit, Row, on
 STEADY = "sizes"  # the group in which minidl is its own rival
 TITLES = {
     "networks": "Whole networks",
+    "segmentation": "Networks of the papers",
     "square": "Convolutions 3x3, C = F",
     "layers": "Between convolutions, fwd+bwd",
     "other": "Other convolutions",

@@ -138,14 +138,21 @@ class Sigmoid(Function):
 
 
 class Relu(Function):
+    """``max(x, 0)``, or ``max(x + plus, 0)``."""
+
     fresh_gradients = True
 
-    def forward(self, x):
-        self.y = kernels.elementwise.relu(x)
+    def forward(self, x, plus=None):
+        self.inputs = 1 if plus is None else 2
+        self.fresh_gradients = plus is None
+        if plus is None:
+            self.y = kernels.elementwise.relu(x)
+        else:
+            self.y = kernels.elementwise.relu_of_sum(x, plus)
         return self.y
 
     def backward(self, gy):
-        return (kernels.elementwise.relu_grad(self.y, gy),)
+        return (kernels.elementwise.relu_grad(self.y, gy),) * self.inputs
 
 
 class Clip(Function):

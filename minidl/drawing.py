@@ -39,7 +39,9 @@ COLOURS = {
 }
 # Layers that are taken together, one colour for each class.
 LAYERS = ("#8fb996", "#b7a57a", "#93a8c9", "#c99bb0", "#a9b665", "#b0b0c8")
-JOINS = {"Add": "+", "Subtract": "−", "Multiply": "×", "Concatenate": "c", "Stack": "c"}
+JOINS = {
+    "Add": "+", "Relu": "+", "Subtract": "−", "Multiply": "×", "Concatenate": "c", "Stack": "c",
+}  # fmt: skip
 JOIN_NAMES = {"+": "sum", "−": "difference", "×": "product", "c": "concatenation"}
 
 

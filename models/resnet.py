@@ -123,7 +123,7 @@ class BasicBlock(nn.Module):
         """(N, H, W, in_channels) to (N, H / stride, W / stride, channels), rounded up."""
         y = self.bn1(self.conv1(x))
         y = self.bn2(self.conv2(y))
-        return F.relu(y + self.downsample(x))
+        return F.relu(y, plus=self.downsample(x))
 
 
 class Bottleneck(nn.Module):
@@ -175,7 +175,7 @@ class Bottleneck(nn.Module):
         y = self.bn1(self.conv1(x))
         y = self.bn2(self.conv2(y))
         y = self.bn3(self.conv3(y))
-        return F.relu(y + self.downsample(x))
+        return F.relu(y, plus=self.downsample(x))
 
 
 def conv3x3(

@@ -7,25 +7,42 @@ from typing import Any
 
 import numpy as np
 
+from minidl import arithmetic as ops
 from minidl import kernels
 from minidl.function import Function
 from minidl.functional import check
 from minidl.tensor import Tensor, apply
 
 
-def relu(x: Any) -> Tensor:
+def relu(x: Any, *, plus: Any = None) -> Tensor:
     """Rectified linear unit, max(x, 0).
 
     Parameters
     ----------
     x : Tensor of any shape, floating
+    plus : Tensor of the same shape, optional
+        The result is ``relu(x + plus)``, computed in one pass over memory: what a residual block
+        ends with.
 
     Returns
     -------
     Tensor of the same shape. NaN stays NaN; the derivative at 0 is 0.
+
+    Raises
+    ------
+    ValueError
+        If `plus` has another shape.
     """
-    (x,) = check.floating("relu", x=x)
-    return x.relu()
+    if plus is None:
+        (x,) = check.floating("relu", x=x)
+        return x.relu()
+    x, plus = check.floating("relu", x=x, plus=plus)
+    if x.shape != plus.shape:
+        raise ValueError(
+            f"relu: plus must have the shape of x, {x.shape}, but has {plus.shape}. "
+            "Sums that broadcast are relu(x + plus)."
+        )
+    return apply(ops.Relu(), x, plus)
 
 
 class LeakyRelu(Function):

@@ -39,6 +39,14 @@ def _relu(start, stop, x, y):
 
 
 @kernel
+def _relu_of_sum(start, stop, a, b, y):
+    a, b, y = _part(a, start, stop), _part(b, start, stop), _part(y, start, stop)
+    for i in range(y.size):
+        total = a[i] + b[i]
+        y[i] = 0 if total < 0 else total
+
+
+@kernel
 def _relu_grad(start, stop, y, gy, gx):
     y, gy, gx = _part(y, start, stop), _part(gy, start, stop), _part(gx, start, stop)
     for i in range(y.size):
@@ -119,6 +127,12 @@ def relu(x: np.ndarray) -> np.ndarray:
     """max(x, 0); NaN stays NaN."""
     x = np.asarray(x, order="C")
     return _each(_relu, x, memory.empty_like(x))
+
+
+def relu_of_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """max(a + b, 0), for two arrays of one shape and dtype."""
+    a, b = np.asarray(a, order="C"), np.asarray(b, order="C")
+    return _each(_relu_of_sum, a, b, memory.empty_like(a))
 
 
 def relu_grad(y: np.ndarray, gy: np.ndarray) -> np.ndarray:

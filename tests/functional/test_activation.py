@@ -233,3 +233,27 @@ def test_against_torch():
         expected.backward(torch.from_numpy(gy))
         np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(gx, leaf.grad.numpy(), rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_relu_of_a_sum(dtype):
+    a, b, gy = np.random.default_rng(0).standard_normal((3, 2, 37, 5)).astype(dtype)
+    b[0, 0] = -a[0, 0]
+    x, plus = Tensor(a, requires_grad=True), Tensor(b, requires_grad=True)
+    y = A.relu(x, plus=plus)
+    np.testing.assert_array_equal(y.numpy(), np.maximum(a + b, 0))
+    y.backward(gy)
+    for leaf in (x, plus):
+        np.testing.assert_array_equal(leaf.grad, np.where(a + b > 0, gy, 0))
+    assert not np.shares_memory(x.grad, plus.grad)
+
+
+def test_relu_of_a_tensor_and_itself():
+    x = Tensor(np.array([-1.0, 2.0]), requires_grad=True)
+    A.relu(x, plus=x).backward(np.ones(2))
+    np.testing.assert_array_equal(x.grad, [0, 2])
+
+
+def test_relu_of_a_sum_refuses_what_would_broadcast():
+    with pytest.raises(ValueError, match=r"relu: plus must have the shape of x, \(2, 3\)"):
+        A.relu(np.zeros((2, 3)), plus=np.zeros(3))
