@@ -341,7 +341,7 @@ LAYERS = {
 }
 # Arguments of functions that a layer receives in forward, or owns.
 GIVEN = {"x", "logits", "input", "target", "weight", "bias", "indices", "output_size", "log_p"}
-GIVEN |= {"pixel_weight", "generator", "training", "beside"}
+GIVEN |= {"pixel_weight", "generator", "training", "beside", "plus"}
 
 
 def _layers():

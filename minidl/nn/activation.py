@@ -14,9 +14,9 @@ from minidl.nn.module import Module
 class ReLU(Module):
     """`minidl.functional.relu`."""
 
-    def forward(self, x: Any) -> Any:
-        """(...) to the same shape."""
-        return F.relu(x)
+    def forward(self, x: Any, plus: Any = None) -> Any:
+        """(...) to the same shape; with `plus`, of that shape too, of the sum of both."""
+        return F.relu(x, plus=plus)
 
 
 class LeakyReLU(Module):
