@@ -22,7 +22,7 @@ LAYERS = [
     if inspect.isclass(layer := getattr(nn, name)) and _function_of(layer)
 ]
 # What tensors a layer owns or is called with, and what it needs to make its own.
-TENSORS = {"beside",
+TENSORS = {"beside", "plus",
     "x", "weight", "bias", "logits", "input", "target", "indices", "output_size", "pixel_weight",
     "running_mean", "running_var", "training",
 }  # fmt: skip
