@@ -294,7 +294,11 @@ def _judge(diagnosis: Diagnosis, val_fraction: float, seed: int, clock: _Clock) 
     training = training or [one for one in pictures if one.whole]
     if training and any(one.counts.keys() & set(values) for one in training):
         diagnosis.advice = advise(training, values)
-    diagnosis.proposed_val = _propose(facts, alike, val_fraction)
+    if not facts.listed or any(
+        "both parts" in f.problem.title or "the same as an image" in f.problem.title
+        for f in diagnosis.findings
+    ):
+        diagnosis.proposed_val = _propose(facts, alike, val_fraction)
 
 
 def _split(report: Report, val_fraction: float, seed: int) -> Split | None:

@@ -23,6 +23,7 @@ of different eyes reach 0.92), neighbouring frames of a film or a heart beat are
 """
 
 _BLOCK = 256
+_NOT_EQUAL = 1 - 1e-6  # 1 is for what is equal in every pixel
 _SHRINKAGE = 4  # pictures; of two or three, the mean would take their difference away
 
 
@@ -105,22 +106,18 @@ def find_lookalikes(
     Lookalikes
     """
     count = len(thumbnails)
-    centred = _centred(np.asarray(thumbnails, dtype=np.float32))
-    views = [
-        np.ascontiguousarray(view.reshape(count, -1).T)
-        for view in (centred, centred[:, :, ::-1], centred[:, ::-1], centred[:, ::-1, ::-1])
-    ]
+    views = _views(np.asarray(thumbnails, dtype=np.float32))
+    own = np.ascontiguousarray(views[0].T)
     _, keys = np.unique(np.array(fingerprints, dtype="S16"), return_inverse=True)
     part = np.asarray(parts)
     found = Lookalikes(
         np.full(count, -1), np.full(count, -1.0), np.full(count, -1), np.full(count, -1.0),
         np.arange(count),
     )  # fmt: skip
-    blank = np.abs(centred).max(axis=(1, 2)) == 0
+    blank = np.abs(own).max(axis=1) == 0
     for start in range(0, count, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, count))
-        flat = centred[rows].reshape(len(rows), -1)
-        score = np.max([flat @ view for view in views], axis=0).clip(-1, 1)
+        score = np.max([own[rows] @ view for view in views], axis=0).clip(-1, _NOT_EQUAL)
         score[np.equal(keys[rows, None], keys) & ~(blank[rows, None] | blank)] = 1
         score[np.arange(len(rows)), rows] = -1
         _keep_best(found.partner, found.score, rows, score)
@@ -132,14 +129,21 @@ def find_lookalikes(
     return found
 
 
-def _centred(thumbnails: np.ndarray) -> np.ndarray:
-    """Thumbnails without their mean, their contrast and most of what all have in common."""
-    single = _unit(thumbnails)
-    common = single.sum(axis=0) / (len(single) + _SHRINKAGE)
-    constant = ~single.any(axis=(1, 2))
-    without = _unit(single - common)
-    without[constant] = 0
-    return without
+def _views(thumbnails: np.ndarray) -> list[np.ndarray]:
+    """Each thumbnail as a column of length 1, upright, mirrored, upside down and turned.
+
+    Most of what all upright ones have in common is taken off: after the turn, so that a turned
+    copy becomes the same column as what it was made from.
+    """
+    upright = _unit(thumbnails)
+    common = upright.sum(axis=0) / (len(upright) + _SHRINKAGE)
+    constant = ~upright.any(axis=(1, 2))
+    views = []
+    for turned in (upright, upright[:, :, ::-1], upright[:, ::-1], upright[:, ::-1, ::-1]):
+        without = _unit(turned - common)
+        without[constant] = 0
+        views.append(np.ascontiguousarray(without.reshape(len(without), -1).T))
+    return views
 
 
 def _unit(thumbnails: np.ndarray) -> np.ndarray:

@@ -129,15 +129,15 @@ def _findings(diagnosis: Diagnosis) -> str:
     }
     if not diagnosis.findings:
         return '<h2>Problems</h2><div class="card good">No problems found.</div>'
-    said = ", ".join(
-        f"{n} {word}{'s' if n != 1 and word != 'to know' else ''}"
-        for (level, n), word in zip(
-            counts.items(), ("error", "warning", "to know"), strict=True
-        )
+    words = [
+        f"{n} {word}" + ("s" if n != 1 else "") + (" to know" if word == "thing" else "")
+        for n, word in zip(counts.values(), ("error", "warning", "thing"), strict=True)
         if n
-    )  # fmt: skip
+    ]
+    wrong = counts["error"] + counts["warning"]
+    said = ("Problems: " if wrong else "No problems; ") + ", ".join(words)
     cards = "\n".join(_card(one, diagnosis) for one in diagnosis.findings)
-    return f"<h2>Problems: {said}</h2>\n{cards}"
+    return f"<h2>{said}</h2>\n{cards}"
 
 
 def _card(finding: Finding, diagnosis: Diagnosis) -> str:
