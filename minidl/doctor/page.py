@@ -18,7 +18,7 @@ from .pictures import bars, colour, data_uri, histogram, overlay, share_bar
 _EXAMPLES, _MOST_CLASSES, _MOST_SHOWN, _MOST_FILES, _MOST_ROWS = 6, 24, 6, 200, 1000
 _WORDS = {"error": "Error", "warning": "Warning", "note": "To know"}
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto;
        padding: 0 1em; background: #fff; }
@@ -100,7 +100,7 @@ def page(diagnosis: Diagnosis) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>minidl doctor: {name}</title><style>{_STYLE}</style></head><body>\n"
+        f"<title>minidl doctor: {name}</title><style>{STYLE}</style></head><body>\n"
         + "\n".join(part for part in parts if part)
         + "\n</body></html>\n"
     )
