@@ -37,9 +37,7 @@ figure { margin: 0; } figure img { display: block; max-width: 300px; border: 1px
 .pair { display: flex; gap: 2px; border: 1px solid #bbb; padding: 4px; border-radius: 4px; }
 .pair img { max-width: 210px; } figcaption { font-size: .8em; color: #555; max-width: 300px;
        overflow-wrap: anywhere; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); gap: 1em; }
-svg { width: 100%; } svg text { font: 11px system-ui, sans-serif; fill: #555; }
-svg text.head { font-weight: 600; fill: #222; } svg.share { width: 200px; height: 10px; }
+.charts { display: flex; flex-wrap: wrap; gap: 1em; }
 .swatch { display: inline-block; width: .9em; height: .9em; border-radius: 2px; }
 pre { background: #f5f5f5; padding: .7em 1em; overflow: auto; border-radius: 4px; }
 summary { cursor: pointer; }

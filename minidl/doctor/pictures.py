@@ -11,12 +11,14 @@ import numpy as np
 
 from minidl.plot import displayable
 
-# Told apart on grey ultrasound as on red retina: bright, far apart in hue and in lightness.
+# Told apart on grey ultrasound, on red retina and on violet stains: the first foreground class is
+# cyan, which hardly any tissue is.
 OVERLAY = (
-    "#4477aa", "#ff5a36", "#35d07f", "#ffd23f", "#3cc8ff", "#e05bd0", "#9a7bff", "#f4a6c0",
+    "#4477aa", "#17dfe8", "#ff5a36", "#ffd23f", "#35d07f", "#e05bd0", "#9a7bff", "#f4a6c0",
     "#00a896", "#b5e550", "#c08552", "#8d99ae",
 )  # fmt: skip
 BAR, AXIS = "#4477aa", "#888888"
+_FONT = 'font-family="sans-serif" font-size="11" fill="#444444"'
 
 
 def colour(index: int) -> str:
@@ -119,7 +121,7 @@ def histogram(values: Sequence[float] | np.ndarray, title: str, unit: str, bins:
     own = np.asarray(values, dtype=np.float64)
     low, high = float(own.min()), float(own.max())
     if low == high:
-        low, high = low - 0.5, high + 0.5
+        return bars([len(own)], title, f"{unit}: all {low:.4g}")
     counts, edges = np.histogram(own, bins=min(bins, max(len(own), 4)), range=(low, high))
     return bars(counts, title, f"{unit}: {edges[0]:.4g} to {edges[-1]:.4g}")
 
@@ -151,11 +153,12 @@ def bars(counts: Sequence[float] | np.ndarray, title: str, below: str) -> str:
     ]
     text = f"{title}: {below}"
     return (
-        f'<svg viewBox="0 0 300 134" role="img" aria-label="{escape(text)}">'
-        f'<text x="10" y="14" class="head">{escape(title)}</text>{"".join(rows)}'
+        f'<svg viewBox="0 0 300 134" width="300" height="134" role="img" '
+        f'aria-label="{escape(text)}">'
+        f'<text x="10" y="14" {_FONT} font-weight="bold">{escape(title)}</text>{"".join(rows)}'
         f'<line x1="10" y1="112.5" x2="290" y2="112.5" stroke="{AXIS}"/>'
-        f'<text x="10" y="128">{escape(below)}</text>'
-        f'<text x="290" y="14" text-anchor="end">highest: {top:g}</text></svg>'
+        f'<text x="10" y="128" {_FONT}>{escape(below)}</text>'
+        f'<text x="290" y="14" text-anchor="end" {_FONT}>highest: {top:g}</text></svg>'
     )
 
 
@@ -163,7 +166,7 @@ def share_bar(share: float, fill: str) -> str:
     """A share 0..1 as a horizontal bar on a scale of powers of ten, from 0.01 % to 100 %."""
     length = 0.0 if share <= 0 else float(np.clip(1 + np.log10(share) / 4, 0.01, 1))
     return (
-        '<svg class="share" viewBox="0 0 200 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<svg width="200" height="10" viewBox="0 0 200 10" aria-hidden="true">'
         '<rect width="200" height="10" fill="#eeeeee"/>'
         f'<rect width="{200 * length:.1f}" height="10" fill="{fill}"/></svg>'
     )
