@@ -20,6 +20,8 @@ from .pairs import Pair, Pairing, listed_split, pair_up
 from .problems import Problem
 
 Size = tuple[int, int]
+Observer = Callable[[Pair, int, str, np.ndarray], Any]
+"""Called with a pair, the page, ``'mask'`` or ``'image'``, and what was read of it."""
 
 
 @dataclass
@@ -103,6 +105,7 @@ def check_folder(
     ignore: int | None = None,
     max_classes: int = MAX_CLASSES,
     progress: Callable[[int, int], Any] | None = None,
+    observe: Observer | None = None,
 ) -> Report:
     """Read every file of a data folder once and report all that is wrong; write nothing.
 
@@ -120,6 +123,10 @@ def check_folder(
         More distinct values than this are an error.
     progress : callable, optional
         Called with (pairs done, pairs in all) after each pair.
+    observe : callable, optional
+        Called with (pair, page, ``'mask'`` or ``'image'``, array) for every page that could be
+        read, as `read_mask` and `read_image` return it; so that whoever wants to know more needs
+        no second reading. Nothing of it is kept here.
 
     Returns
     -------
@@ -137,7 +144,7 @@ def check_folder(
     report.errors += _pairing_problems(pairing)
     looks = []
     for done, pair in enumerate(pairing.pairs, 1):
-        looks.append(_look_at(pair))
+        looks.append(_look_at(pair, observe or _ignore))
         if progress is not None:
             progress(done, len(pairing.pairs))
     _add_file_problems(report, looks)
@@ -164,10 +171,14 @@ class _Look:
     palette: np.ndarray | None = None
 
 
-def _look_at(pair: Pair) -> _Look:
+def _ignore(pair: Pair, page: int, what: str, array: np.ndarray) -> None:
+    """Nobody wants to know more."""
+
+
+def _look_at(pair: Pair, observe: Observer) -> _Look:
     look = _Look(pair)
-    masks = _guarded(look, lambda: _look_at_mask(look))
-    images = _guarded(look, lambda: _look_at_image(look))
+    masks = _guarded(look, lambda: _look_at_mask(look, observe))
+    images = _guarded(look, lambda: _look_at_image(look, observe))
     if masks is None or images is None:
         return look
     if len(masks) != len(images):
@@ -188,11 +199,12 @@ def _guarded(look: _Look, read: Callable[[], list[Size]]) -> list[Size] | None:
         return None
 
 
-def _look_at_image(look: _Look) -> list[Size]:
+def _look_at_image(look: _Look, observe: Observer) -> list[Size]:
     sizes: list[Size] = []
     constant = True
-    for image in read_pages(look.pair.image):
+    for page, image in enumerate(read_pages(look.pair.image)):
         check_image(image, look.pair.image)
+        observe(look.pair, page, "image", image)
         sizes.append((image.shape[0], image.shape[1]))
         look.shades.add(shade(image))
         look.dtypes.add(image.dtype.name)
@@ -201,10 +213,11 @@ def _look_at_image(look: _Look) -> list[Size]:
     return sizes
 
 
-def _look_at_mask(look: _Look) -> list[Size]:
+def _look_at_mask(look: _Look, observe: Observer) -> list[Size]:
     path, sizes = look.pair.mask, []
     counts: Counter[int] = Counter()
-    for mask in read_mask_pages(path):
+    for page, mask in enumerate(read_mask_pages(path)):
+        observe(look.pair, page, "mask", mask)
         own = count_values(mask)
         counts.update(own)
         look.empty_values.append(set(own))

@@ -50,6 +50,8 @@ def judge_labels(
         return list(labels), _strangers(counts, {*labels, ignore}), []
     if len(seen) < 2:
         return seen, [_single_valued(seen, len(counts))], []
+    if len(seen) > max_classes and look_like_objects(counts):
+        return seen, [_objects(counts, seen)], []
     if is_regular(seen):
         return seen, [], []
     errors = _mixed(counts, seen) or _strays(counts, seen, ignore)
@@ -129,6 +131,29 @@ def _grey_levels(counts: Counts, seen: list[int], max_classes: int) -> list[Prob
             "their source as PNG or TIFF; for class numbers above that, raise `max_classes`.",
         )
     ]
+
+
+def look_like_objects(counts: Counts) -> bool:
+    """Whether masks seem to number objects: 0..n without gaps, n another in every mask."""
+    highest = [max(own) for own in counts.values() if own]
+    whole = [own.keys() == set(range(max(own) + 1)) for own in counts.values() if own]
+    return (
+        len(whole) > 2
+        and sum(whole) >= 0.9 * len(whole)
+        and max(highest) > _FEW
+        and 2 * len(set(highest)) > min(len(highest), max(highest))
+    )
+
+
+def _objects(counts: Counts, seen: list[int]) -> Problem:
+    most = sorted(counts, key=lambda name: -len(counts[name]))
+    return Problem(
+        f"masks that seem to number objects (0 to {seen[-1]}, another number in every mask), not "
+        "classes",
+        [f"{name} ({len(counts[name]) - 1} objects)" for name in most],
+        "To segment them as one class, save every mask anew with 255 where the number is above 0, "
+        "and a line of 0 between objects that touch.",
+    )
 
 
 def _with_gaps(counts: Counts, seen: list[int]) -> Problem:
