@@ -44,8 +44,10 @@ class Settings:
         Crops in a step.
     crop : (int, int) or None
         Height and width of what is cut out of an image at random; None takes whole images.
-    augment : 'turns', 'mirror' or 'none'
+    augment : 'turns', 'mirror', 'none', 'elastic' or 'upright'
         How crops are varied; see `data.batches`.
+    foreground_crops : float
+        Share of the crops that are moved so that they have foreground in them, where there is any.
     lr : float
         Adam's learning rate at the beginning. It falls along half a cosine to a hundredth at the
         end of the budget, also if that is a time.
@@ -59,6 +61,7 @@ class Settings:
     batch_size: int = 4
     crop: tuple[int, int] | None = (256, 256)
     augment: str = "turns"
+    foreground_crops: float = 0.0
     lr: float = 2e-3
     seed: int = 0
 
@@ -190,6 +193,7 @@ class Trainer:
         stream = batches(
             self.train, settings.batch_size, settings.crop, settings.seed,
             steps=self.last_step, augment=settings.augment,
+            foreground=settings.foreground_crops,
         )  # fmt: skip
         try:
             with prefetch(stream) as ready:

@@ -2,10 +2,11 @@
 
 `files` reads images and masks and writes masks; `pairs` finds what belongs together and splits it;
 `checks` says all that is wrong with a folder before training; `normalise` and `batches` make
-arrays for a network; `synthetic` invents ultrasound pictures. Nothing here knows the
-engine, and nothing is ever written into a data folder.
+arrays for a network, which `augment` varies; `synthetic` invents ultrasound pictures. Nothing here
+knows more of the engine than kernels, and nothing is ever written into a data folder.
 """
 
+from .augment import Augmentation
 from .batches import Dataset, batches, pad_to_multiple
 from .checks import Report, check_folder
 from .errors import DataError
@@ -18,6 +19,7 @@ from .synthetic import write_nerve_set
 
 __all__ = [
     "IGNORE_INDEX",
+    "Augmentation",
     "DataError",
     "Dataset",
     "MaskKind",
