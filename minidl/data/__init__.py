@@ -11,7 +11,15 @@ from .augment import Augmentation
 from .batches import Dataset, batches, pad_to_multiple
 from .checks import Report, check_folder
 from .errors import DataError
-from .files import page_count, read_image, read_mask, read_mask_pages, read_pages, write_mask
+from .files import (
+    page_count,
+    read_image,
+    read_mask,
+    read_mask_pages,
+    read_pages,
+    write_mask,
+    write_mask_pages,
+)
 from .masks import IGNORE_INDEX, MaskKind
 from .normalise import Normaliser
 from .pairs import Pair, Split, find_images, find_pairs, split_pairs
@@ -47,5 +55,6 @@ __all__ = [
     "two_distances",
     "weight_map",
     "write_mask",
+    "write_mask_pages",
     "write_nerve_set",
 ]
