@@ -123,6 +123,8 @@ class Trainer:
         The row with the highest ``val_dice``.
     interrupted : bool
         Whether the keyboard ended the training.
+    waited : float
+        Seconds in which there was nothing to compute because a batch was not ready.
     """
 
     def __init__(
@@ -145,7 +147,7 @@ class Trainer:
         self.step, self.loss, self.lr = 0, math.nan, settings.lr
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] | None = None
-        self.interrupted = False
+        self.interrupted, self.waited = False, 0.0
         self._losses: list[float] = []
         self._validation_seconds = self._pace = self._done = 0.0
         self._start = time.monotonic()
@@ -197,7 +199,10 @@ class Trainer:
         )  # fmt: skip
         try:
             with prefetch(stream) as ready:
-                self._loop(ready)
+                try:
+                    self._loop(ready)
+                finally:
+                    self.waited = ready.waited
         except KeyboardInterrupt:
             self.interrupted = True
         return self.history
