@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minidl.data import DataError, find_images, page_count, read_pages, write_mask
+from minidl.data import (
+    DataError,
+    find_images,
+    page_count,
+    read_pages,
+    write_mask,
+    write_mask_pages,
+)
 from minidl.data.masks import listing
 from minidl.segmenter import Segmenter
 
@@ -89,8 +97,9 @@ def predict_files(
     segmenter: Segmenter,
     jobs: Iterable[Job],
     watch: Callable[[Job, int], Any] | None = None,
+    watch_tiles: Callable[[Job, int, int, int], Any] | None = None,
 ) -> list[Path]:
-    """Predict the images of a `plan` and write their masks.
+    """Predict the images of a `plan` and write their masks, one page in memory at a time.
 
     Parameters
     ----------
@@ -99,6 +108,9 @@ def predict_files(
         From `plan`.
     watch : callable, optional
         Called before each page, with the job and the page's number.
+    watch_tiles : callable, optional
+        Called before each tile, with the job, the page's number, and how many of how many tiles
+        of the page are done.
 
     Returns
     -------
@@ -109,37 +121,33 @@ def predict_files(
     ------
     DataError
         If an image cannot be read, or is grey where the training images were colour or the
-        reverse. Masks written until then stay.
+        reverse. Masks written until then stay; of the file's own pages there are none.
     FileExistsError
         If a mask file has come into being since.
     """
     written = []
     for job in jobs:
         job.masks[0].parent.mkdir(parents=True, exist_ok=True)
-        masks = []
-        for page, image in enumerate(read_pages(job.image)):
-            if watch is not None:
-                watch(job, page)
-            name = job.image if job.pages == 1 else f"{job.image}[{page}]"
-            masks.append(_narrow(segmenter(image, name)))
-        written += _write(job, masks, segmenter)
+        masks = _masks(segmenter, job, watch, watch_tiles)
+        if len(job.masks) == 1 and job.pages > 1:
+            written.append(write_mask_pages(job.masks[0], masks, segmenter.mask_kind))
+        else:
+            written += [
+                write_mask(path, mask, segmenter.mask_kind)
+                for path, mask in zip(job.masks, masks, strict=True)
+            ]
     return written
 
 
-def _narrow(classes: np.ndarray) -> np.ndarray:
-    # A long stack waits here until it is written: one byte per pixel is enough.
-    return classes.astype(np.uint8 if classes.max() < 256 else np.uint16)
-
-
-def _write(job: Job, masks: list[np.ndarray], segmenter: Segmenter) -> list[Path]:
-    if len(job.masks) == 1 and len(masks) > 1:
-        if len({mask.shape for mask in masks}) > 1:
-            raise DataError(
-                f"{job.image}: its pages differ in size, which a mask file cannot have. "
-                "Save them as files of their own."
-            )
-        return [write_mask(job.masks[0], np.stack(masks), segmenter.mask_kind)]
-    return [
-        write_mask(path, mask, segmenter.mask_kind)
-        for path, mask in zip(job.masks, masks, strict=True)
-    ]
+def _masks(
+    segmenter: Segmenter,
+    job: Job,
+    watch: Callable[[Job, int], Any] | None,
+    watch_tiles: Callable[[Job, int, int, int], Any] | None,
+) -> Iterator[np.ndarray]:
+    for page, image in enumerate(read_pages(job.image)):
+        if watch is not None:
+            watch(job, page)
+        name = job.image if job.pages == 1 else f"{job.image}[{page}]"
+        tell = None if watch_tiles is None else functools.partial(watch_tiles, job, page)
+        yield segmenter(image, name, watch=tell)

@@ -5,15 +5,50 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 _END = object()
 
 
+class Prepared(Generic[Item]):
+    """What `prefetch` gives: an iterator that knows how long it was waited for.
+
+    Attributes
+    ----------
+    waited : float
+        Seconds for which an item was asked for that was not there yet, the first one not counted:
+        nothing can be computed beside it.
+    """
+
+    def __init__(self, ready: queue.Queue) -> None:
+        self._ready, self._taken, self._over = ready, 0, False
+        self.waited = 0.0
+
+    def __iter__(self) -> Prepared[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        """The next item, as soon as it is there."""
+        if self._over:
+            raise StopIteration
+        started = time.monotonic()
+        item, error = self._ready.get()
+        if self._taken:
+            self.waited += time.monotonic() - started
+        self._taken += 1
+        self._over = item is _END
+        if error is not None:
+            raise error
+        if self._over:
+            raise StopIteration
+        return item
+
+
 @contextlib.contextmanager
-def prefetch(items: Iterable[Item], ahead: int = 3) -> Iterator[Iterator[Item]]:
+def prefetch(items: Iterable[Item], ahead: int = 3) -> Iterator[Prepared[Item]]:
     """Run an iterable on a thread, up to `ahead` items before they are asked for.
 
     Order and content are those of the iterable. An exception in it is raised where the item
@@ -28,8 +63,8 @@ def prefetch(items: Iterable[Item], ahead: int = 3) -> Iterator[Iterator[Item]]:
 
     Yields
     ------
-    iterator
-        Over the same items.
+    Prepared
+        An iterator over the same items.
     """
     ready: queue.Queue = queue.Queue(ahead)
     stop = threading.Event()
@@ -38,7 +73,7 @@ def prefetch(items: Iterable[Item], ahead: int = 3) -> Iterator[Iterator[Item]]:
     )
     worker.start()
     try:
-        yield _drain(ready)
+        yield Prepared(ready)
     finally:
         stop.set()
         with contextlib.suppress(queue.Empty):
@@ -63,13 +98,3 @@ def _put(ready: queue.Queue, entry: tuple, stop: threading.Event) -> bool:
             ready.put(entry, timeout=0.1)
             return True
     return False
-
-
-def _drain(ready: queue.Queue) -> Iterator:
-    while True:
-        item, error = ready.get()
-        if error is not None:
-            raise error
-        if item is _END:
-            return
-        yield item

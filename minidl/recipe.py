@@ -40,8 +40,10 @@ class Options:
     crop : int, optional
         Side in pixels of the squares that are cut out of the images; 0 takes whole images. By
         itself 256, or what fits into the images.
-    augment : 'turns', 'mirror' or 'none'
+    augment : 'turns', 'mirror', 'none', 'elastic' or 'upright'
         How crops are varied; see `data.batches`.
+    foreground_crops : float
+        Share of the crops that are moved so that they have foreground in them, where there is any.
     lr : float
         Learning rate at the beginning.
     seed : int
@@ -64,6 +66,7 @@ class Options:
     batch_size: int = 4
     crop: int | None = None
     augment: str = "turns"
+    foreground_crops: float = 0.0
     lr: float = 2e-3
     seed: int = 0
     val_fraction: float = 0.2
@@ -220,6 +223,7 @@ def resolve(options: Options, report: Report, architecture: Architecture) -> Set
         batch_size=options.batch_size,
         crop=_crop(options.crop, report.sizes, architecture.multiple),
         augment=options.augment,
+        foreground_crops=options.foreground_crops,
         lr=options.lr,
         seed=options.seed,
     )

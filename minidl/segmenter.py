@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from minidl.checkpoint import load, save
-from minidl.data import MaskKind, Normaliser, pad_to_multiple
+from minidl.data import DataError, MaskKind, Normaliser
 from minidl.run import RunError
-from minidl.tensor import Tensor, no_grad
+from minidl.tiles import TILE, tiled_classes, tiled_scores
 
 MODELS = ("unet",)
 
@@ -82,8 +82,16 @@ class Segmenter:
     foreground: tuple[int, ...]
     mask_ending: str = ""
 
-    def __call__(self, image: np.ndarray, name: object = "image") -> np.ndarray:
+    def __call__(
+        self,
+        image: np.ndarray,
+        name: object = "image",
+        tile: int = TILE,
+        watch: Callable[[int, int], Any] | None = None,
+    ) -> np.ndarray:
         """Find the classes of an image.
+
+        Large images are predicted in tiles, which changes nothing but the memory it takes.
 
         Parameters
         ----------
@@ -91,10 +99,14 @@ class Segmenter:
             As `data.read_image` returns it, of any size.
         name : str or Path
             Named in the error.
+        tile : int
+            See `tiles.predict_tiles`.
+        watch : callable, optional
+            Called before each tile, with how many are done, and of how many.
 
         Returns
         -------
-        ndarray of shape (H, W), int64
+        ndarray of shape (H, W), uint8; uint16 above 256 classes
             Class indices.
 
         Raises
@@ -102,7 +114,12 @@ class Segmenter:
         DataError
             If the image has other channels than the training images.
         """
-        return scores_of(self.model, self.normaliser(image, name)).argmax(axis=-1)
+        if image.ndim != 3 or 0 in image.shape:
+            raise DataError(f"{name}: shape {image.shape}, expected (H, W, C)")
+        whole = self.normaliser.fit_channels(image, name)  # one part may look grey, and not others
+        return tiled_classes(
+            self.model, whole, lambda part: self.normaliser(part, name), tile, watch=watch
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write a model file; under its name it is complete or does not exist."""
@@ -170,7 +187,8 @@ def scores_of(model: Any, x: np.ndarray) -> np.ndarray:
     ----------
     model : nn.Module
         Maps (1, H, W, C) to scores (1, H, W, classes). If it has an attribute ``multiple``, sides
-        that are no multiple of it are mirrored beyond the edges, and the scores cut.
+        that are no multiple of it are mirrored beyond the edges, and the scores cut. If it has
+        ``shrink``, the image is mirrored by so much that there is a score for every pixel.
     x : ndarray of shape (H, W, C), float32
         Normalised.
 
@@ -179,12 +197,4 @@ def scores_of(model: Any, x: np.ndarray) -> np.ndarray:
     ndarray of shape (H, W, classes), float32
         Computed as for predicting: with running statistics and without dropout.
     """
-    padded, inside = pad_to_multiple(x, getattr(model, "multiple", 1))
-    training = model.training
-    model.eval()
-    try:
-        with no_grad():
-            scores = model(Tensor(padded[None]))
-    finally:
-        model.train(training)
-    return np.asarray(scores)[0][inside]
+    return tiled_scores(model, x)

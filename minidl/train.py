@@ -44,8 +44,10 @@ class Settings:
         Crops in a step.
     crop : (int, int) or None
         Height and width of what is cut out of an image at random; None takes whole images.
-    augment : 'turns', 'mirror' or 'none'
+    augment : 'turns', 'mirror', 'none', 'elastic' or 'upright'
         How crops are varied; see `data.batches`.
+    foreground_crops : float
+        Share of the crops that are moved so that they have foreground in them, where there is any.
     lr : float
         Adam's learning rate at the beginning. It falls along half a cosine to a hundredth at the
         end of the budget, also if that is a time.
@@ -59,6 +61,7 @@ class Settings:
     batch_size: int = 4
     crop: tuple[int, int] | None = (256, 256)
     augment: str = "turns"
+    foreground_crops: float = 0.0
     lr: float = 2e-3
     seed: int = 0
 
@@ -120,6 +123,8 @@ class Trainer:
         The row with the highest ``val_dice``.
     interrupted : bool
         Whether the keyboard ended the training.
+    waited : float
+        Seconds in which there was nothing to compute because a batch was not ready.
     """
 
     def __init__(
@@ -142,7 +147,7 @@ class Trainer:
         self.step, self.loss, self.lr = 0, math.nan, settings.lr
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] | None = None
-        self.interrupted = False
+        self.interrupted, self.waited = False, 0.0
         self._losses: list[float] = []
         self._validation_seconds = self._pace = self._done = 0.0
         self._start = time.monotonic()
@@ -190,10 +195,14 @@ class Trainer:
         stream = batches(
             self.train, settings.batch_size, settings.crop, settings.seed,
             steps=self.last_step, augment=settings.augment,
+            foreground=settings.foreground_crops,
         )  # fmt: skip
         try:
             with prefetch(stream) as ready:
-                self._loop(ready)
+                try:
+                    self._loop(ready)
+                finally:
+                    self.waited = ready.waited
         except KeyboardInterrupt:
             self.interrupted = True
         return self.history

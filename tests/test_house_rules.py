@@ -30,7 +30,7 @@ ROOMS = {
     "nn": {"geometry", "random", "tensor", "functional"},
     "models": {"minidl", "functional", "nn", "tensor"},
     "metrics": set(),
-    "data": {"random"},
+    "data": {"kernels", "random"},
 }
 # Applications that may know the models.
 KNOW_MODELS = {"cli", "demo", "pretrained", "segmenter"}

@@ -7,18 +7,22 @@ the batch that the uninterrupted run would have had, and nothing depends on who 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from .augment import PRESETS, Augmentation
 from .errors import DataError
 from .files import page_count, read_image, read_mask
 from .masks import IGNORE_INDEX, MaskKind
 from .normalise import Normaliser
 from .pairs import Pair
 
-AUGMENTATIONS = ("turns", "mirror", "none")
-_ORDER, _SAMPLE = 0, 1  # so that the two uses of one seed do not share random numbers
+AUGMENTATIONS = tuple(PRESETS)
+_ORDER, _SAMPLE, _FRONT = 0, 1, 2  # so that the uses of one seed do not share random numbers
+_PLACES = 4096  # pixels of a class that are remembered of a picture, spread over all of it
 
 
 class Dataset:
@@ -56,7 +60,8 @@ class Dataset:
         self.mask_kind = mask_kind
         self._samples = [(pair, page) for pair in pairs for page in _pages(pair)]
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._room = cache_bytes
+        self._places: dict[int, list[np.ndarray]] = {}
+        self._room, self._lock = cache_bytes, threading.Lock()
         self.normaliser = normaliser or Normaliser.from_images(
             self.raw(index)[0] for index in range(len(self))
         )
@@ -89,9 +94,21 @@ class Dataset:
 
     def _keep(self, index: int, sample: tuple[np.ndarray, np.ndarray]) -> None:
         size = sum(array.nbytes for array in sample)
-        if size <= self._room:
-            self._room -= size
-            self._cache[index] = sample
+        with self._lock:
+            if size <= self._room and index not in self._cache:
+                self._room -= size
+                self._cache[index] = sample
+
+    def places(self, index: int) -> list[np.ndarray]:
+        """For each class but 0 that picture `index` has, where: rows and columns (P, 2) int32.
+
+        Of a class with many pixels, some thousands that are spread evenly over them.
+        """
+        if index not in self._places:
+            classes = self.raw(index)[1]
+            found = [classes == label for label in range(1, self.mask_kind.num_classes)]
+            self._places[index] = [_spread(pixels) for pixels in found if pixels.any()]
+        return self._places[index]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Whole picture `index`: x (H, W, C) float32, normalised, and y (H, W) int32."""
@@ -99,6 +116,12 @@ class Dataset:
             raise IndexError(f"Dataset: picture {index} of {len(self)}")
         image, classes = self.raw(index % len(self))
         return self.normaliser(image, self._samples[index][0].image), classes.astype(np.int32)
+
+
+def _spread(pixels: np.ndarray) -> np.ndarray:
+    flat = np.flatnonzero(pixels)
+    chosen = flat[:: -(-flat.size // _PLACES)]
+    return np.stack(np.divmod(chosen, pixels.shape[1]), axis=-1).astype(np.int32)
 
 
 def _pages(pair: Pair) -> Sequence[int | None]:
@@ -118,9 +141,10 @@ def batches(
     *,
     steps: int | None = None,
     start: int = 0,
-    augment: str = "turns",
+    augment: str | Augmentation = "turns",
     brightness: float = 0.0,
     contrast: float = 0.0,
+    foreground: float = 0.0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield training batches, all of full size, without end or up to a number of steps.
 
@@ -144,14 +168,19 @@ def batches(
     start : int
         Number of the first step, to continue a run: the batches are those that a run from 0
         would have had.
-    augment : 'turns', 'mirror' or 'none'
-        'turns' flips and turns by right angles at random (whole oblong images by half turns only),
-        for pictures that have no top; 'mirror' swaps left and right only, for those that have one,
-        as ultrasound; with 'none' only the crop's place is random.
-    brightness : float
-        Largest shift added to an image, in standard deviations of the training images.
-    contrast : float
-        Largest relative change of an image's deviation from the mean, below 1.
+    augment : 'turns', 'mirror', 'none', 'elastic', 'upright' or Augmentation
+        How pictures are varied; the names are those of `augment.PRESETS`. 'turns' flips and turns
+        by right angles at random (whole oblong images by half turns only), for pictures that have
+        no top; 'mirror' swaps left and right only, for those that have one, as ultrasound; with
+        'none' only the crop's place is random. 'elastic' and 'upright' vary everything, the
+        latter for pictures that have a top.
+    brightness, contrast : float
+        In place of those of the augmentation, where more than 0.
+    foreground : float
+        Share of the crops, 0..1, that are moved so that they contain a certain pixel: one of a
+        class other than 0, each class that the picture has being as probable as the others.
+        Pictures without such a pixel are cut anywhere. Where the crop is also resampled, the pixel
+        is in it before.
 
     Yields
     ------
@@ -167,10 +196,17 @@ def batches(
     DataError
         If a file cannot be used.
     """
-    _check_arguments(batch_size, crop, seed, start, steps, brightness, contrast)
-    if augment not in AUGMENTATIONS:
-        raise ValueError(f"batches: augment={augment!r}, expected one of {AUGMENTATIONS}")
-    cut = _Cut(dataset, crop, seed, augment, brightness, contrast)
+    _check_arguments(batch_size, crop, seed, start, steps, brightness, contrast, foreground)
+    if not isinstance(augment, Augmentation):
+        if augment not in AUGMENTATIONS:
+            raise ValueError(f"batches: augment={augment!r}, expected one of {AUGMENTATIONS}")
+        augment = PRESETS[augment]
+    varied = replace(
+        augment,
+        brightness=brightness or augment.brightness,
+        contrast=contrast or augment.contrast,
+    )
+    cut = _Cut(dataset, crop, seed, varied, foreground)
     return _stream(cut, batch_size, start, steps)
 
 
@@ -182,6 +218,7 @@ def _check_arguments(
     steps: int | None,
     brightness: float,
     contrast: float,
+    foreground: float,
 ) -> None:
     sides = (crop, crop) if isinstance(crop, int) else crop
     rules = (
@@ -195,6 +232,7 @@ def _check_arguments(
         (steps is None or steps >= start, f"steps={steps}, expected at least start={start}"),
         (brightness >= 0, f"brightness={brightness}, expected 0 or more"),
         (0 <= contrast < 1, f"contrast={contrast}, expected from 0 to below 1"),
+        (0 <= foreground <= 1, f"foreground={foreground}, expected 0..1"),
     )
     for holds, message in rules:
         if not holds:
@@ -225,29 +263,48 @@ class _Cut:
         dataset: Dataset,
         crop: int | tuple[int, int] | None,
         seed: int,
-        augment: str,
-        brightness: float,
-        contrast: float,
+        augmentation: Augmentation,
+        foreground: float,
     ) -> None:
         self.dataset = dataset
         self.crop = (crop, crop) if isinstance(crop, int) else crop
-        self.seed, self.augment = seed, augment
-        self.brightness, self.contrast = brightness, contrast
+        self.seed, self.augmentation, self.foreground = seed, augmentation, foreground
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def sample(self, position: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, place = divmod(position, len(self.dataset))
         index = int(self._permutation(epoch)[place])
         rng = _generator(self.seed, _SAMPLE, epoch, place)
+        pixel = self._wanted(index, epoch, place)
         image, classes = self.dataset.raw(index)
+        vary, name = self.augmentation, self.dataset.name(index)
+        if vary.resamples:
+            size = self.crop or (classes.shape[0], classes.shape[1])
+            top = _corner(classes.shape[0], size[0], rng, pixel[0])
+            corner = top, _corner(classes.shape[1], size[1], rng, pixel[1])
+            oblong = self.crop is None and classes.shape[0] != classes.shape[1]
+            image, classes = vary.crop(image, classes, size, corner, rng, oblong)
+            return vary.shade(self.dataset.normaliser(image, name), rng), classes
         turns, flip = self._turn(rng, classes.shape)
-        size = self.crop or classes.shape
+        size = self.crop or (classes.shape[0], classes.shape[1])
         size = size[::-1] if self.crop and turns % 2 else size
-        image, classes = random_crop(image, classes, size, rng)
-        x = self.dataset.normaliser(image, self.dataset.name(index))
-        return self._jitter(_turned(x, turns, flip), rng), _turned(
+        image, classes = random_crop(image, classes, size, rng, pixel)
+        x = self.dataset.normaliser(image, name)
+        return vary.shade(_turned(x, turns, flip), rng), _turned(
             classes.astype(np.int32), turns, flip
         )
+
+    def _wanted(self, index: int, epoch: int, place: int) -> tuple[int | None, int | None]:
+        """A pixel that the crop shall contain, or None, None for any place."""
+        if not self.foreground:
+            return None, None
+        rng = _generator(self.seed, _FRONT, epoch, place)
+        wanted = rng.random() < self.foreground
+        classes = self.dataset.places(index) if wanted else []
+        if not classes:
+            return None, None
+        row, column = rng.choice(classes[rng.integers(len(classes))])
+        return int(row), int(column)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
@@ -259,15 +316,7 @@ class _Cut:
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
         if self.crop is None and shape[0] != shape[1]:
             turns -= turns % 2
-        allowed = {"turns": (turns, flip), "mirror": (0, flip), "none": (0, False)}
-        return allowed[self.augment]
-
-    def _jitter(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if self.contrast:
-            x *= np.float32(1 + rng.uniform(-self.contrast, self.contrast))
-        if self.brightness:
-            x += np.float32(rng.uniform(-self.brightness, self.brightness))
-        return x
+        return turns * self.augmentation.turns, flip and self.augmentation.flips
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -280,15 +329,22 @@ def _turned(array: np.ndarray, turns: int, flip: bool) -> np.ndarray:
 
 
 def random_crop(
-    image: np.ndarray, classes: np.ndarray, size: tuple[int, ...], rng: np.random.Generator
+    image: np.ndarray,
+    classes: np.ndarray,
+    size: tuple[int, ...],
+    rng: np.random.Generator,
+    pixel: tuple[int | None, int | None] = (None, None),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut the same random window out of an image (H, W, C) and its classes (H, W).
 
     A side shorter than `size` is filled up on both ends, the image with its mirror, the classes
-    with -100.
+    with -100. If a pixel (row, column) is given, the window contains it.
     """
     window, fill = zip(
-        *(_place(have, want, rng) for have, want in zip(classes.shape, size, strict=True)),
+        *(
+            _place(have, want, _corner(have, want, rng, at))
+            for have, want, at in zip(classes.shape, size, pixel, strict=True)
+        ),
         strict=True,
     )
     image, classes = image[window], classes[window]
@@ -298,12 +354,20 @@ def random_crop(
     return image, classes
 
 
-def _place(have: int, want: int, rng: np.random.Generator) -> tuple[slice, tuple[int, int]]:
-    """Where to cut, and how much to fill before and after, along one side."""
-    offset = int(rng.integers(abs(have - want) + 1))
+def _corner(have: int, want: int, rng: np.random.Generator, pixel: int | None = None) -> int:
+    """Where a window begins along one side; below 0 where it is longer than the side."""
+    if have < want:
+        return -int(rng.integers(want - have + 1))
+    if pixel is None:
+        return int(rng.integers(have - want + 1))
+    return min(max(pixel - int(rng.integers(want)), 0), have - want)
+
+
+def _place(have: int, want: int, corner: int) -> tuple[slice, tuple[int, int]]:
+    """What to cut, and how much to fill before and after, along one side."""
     if have >= want:
-        return slice(offset, offset + want), (0, 0)
-    return slice(0, have), (offset, want - have - offset)
+        return slice(corner, corner + want), (0, 0)
+    return slice(0, have), (-corner, want - have + corner)
 
 
 def pad_to_multiple(image: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[slice, slice]]:

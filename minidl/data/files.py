@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -154,23 +154,79 @@ def write_mask(path: str | Path, mask: np.ndarray, like: MaskKind, overwrite: bo
         If the suffix or the mask's shape or values do not fit the kind.
     """
     path, raw = Path(path), like.from_classes(mask)
-    if path.suffix.lower() != like.suffix:
-        raise ValueError(
-            f"write_mask: {path} should end in {like.suffix}, as the training masks do. "
-            f"Use {path.with_suffix(like.suffix).name}."
-        )
+    _check_suffix("write_mask", path, like)
     if raw.ndim != 2 and not (raw.ndim == 3 and like.suffix != ".png"):
         raise ValueError(
             f"write_mask: {path}: mask of shape {raw.shape}, expected (H, W)"
             + ("; a PNG has one page" if like.suffix == ".png" else " or (pages, H, W)")
         )
+    _refuse_existing("write_mask", path, overwrite)
+    with _replacing(path) as file:
+        if like.suffix == ".png":
+            _write_png(file, raw, like)
+        else:
+            _write_tiff(file, raw if raw.ndim == 3 else raw[None], like)
+    return path
+
+
+def write_mask_pages(
+    path: str | Path, masks: Iterable[np.ndarray], like: MaskKind, overwrite: bool = False
+) -> Path:
+    """Save class indices as a TIFF of several pages, one in memory at a time.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for `write_mask`.
+    masks : iterable of ndarray of shape (H, W), integer
+        Class indices of the pages, which may differ in size. If it raises, there is no file.
+    like : MaskKind
+        Must be of TIFFs.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    FileExistsError
+        If `path` exists and `overwrite` is not set.
+    ValueError
+        If the suffix, or the shape or values of a mask, do not fit the kind.
+    """
+    path = Path(path)
+    if like.suffix == ".png":
+        raise ValueError(f"write_mask_pages: {path}: a PNG has one page. Use a mask kind of .tif.")
+    _check_suffix("write_mask_pages", path, like)
+    _refuse_existing("write_mask_pages", path, overwrite)
+    with _replacing(path) as file:
+        _write_tiff(file, _raw_pages(path, masks, like), like)
+    return path
+
+
+def _raw_pages(path: Path, masks: Iterable[np.ndarray], like: MaskKind) -> Iterator[np.ndarray]:
+    for mask in masks:
+        if mask.ndim != 2:
+            raise ValueError(f"write_mask_pages: {path}: page of shape {mask.shape}, not (H, W)")
+        yield like.from_classes(mask)
+
+
+def _check_suffix(function: str, path: Path, like: MaskKind) -> None:
+    if path.suffix.lower() != like.suffix:
+        raise ValueError(
+            f"{function}: {path} should end in {like.suffix}, as the training masks do. "
+            f"Use {path.with_suffix(like.suffix).name}."
+        )
+
+
+def _refuse_existing(function: str, path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise FileExistsError(
-            f"write_mask: {path} exists already. Choose another folder or pass overwrite=True."
+            f"{function}: {path} exists already. Choose another folder or pass overwrite=True."
         )
-    with _replacing(path) as file:
-        (_write_png if like.suffix == ".png" else _write_tiff)(file, raw, like)
-    return path
 
 
 def _write_png(file: BinaryIO, raw: np.ndarray, like: MaskKind) -> None:
@@ -191,7 +247,7 @@ def _narrowed(raw: np.ndarray) -> np.ndarray:
     return raw.astype(np.uint16)
 
 
-def _write_tiff(file: BinaryIO, raw: np.ndarray, like: MaskKind) -> None:
+def _write_tiff(file: BinaryIO, pages: Iterable[np.ndarray], like: MaskKind) -> None:
     import tifffile
 
     colours = None
@@ -199,7 +255,7 @@ def _write_tiff(file: BinaryIO, raw: np.ndarray, like: MaskKind) -> None:
         colours = np.zeros((3, 256), dtype=np.uint16)
         colours[:, : len(like.palette)] = np.array(like.palette, dtype=np.uint16).T * 257
     with tifffile.TiffWriter(file) as tif:
-        for page in raw if raw.ndim == 3 else raw[None]:
+        for page in pages:
             tif.write(
                 page,
                 photometric="minisblack" if colours is None else "palette",

@@ -138,3 +138,29 @@ def test_missing_and_broken_images_are_named(segmenter, tmp_path):
     (tmp_path / "broken.tif").write_bytes(b"II*\0 this is no picture")
     with pytest.raises(DataError, match=r"broken\.tif"):
         predict(segmenter, [tmp_path / "broken.tif"], tmp_path / "out")
+
+
+def test_a_large_image_is_predicted_in_tiles_and_says_so(segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(segmenter).__call__, "__defaults__", ("image", 32, None))
+    pages = np.stack([disc_picture(index, (40, 90))[0] for index in range(2)])
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
+    seen = []
+    jobs = plan(segmenter, [tmp_path / "stack.tif"], tmp_path / "out")
+    (path,) = predict_files(
+        segmenter, jobs, watch_tiles=lambda job, page, done, of: seen.append((page, done, of))
+    )
+    assert [page for page, done, _ in seen if done == 0] == [0, 1]
+    assert seen[-1][1] + 1 == seen[-1][2] == len(seen) // 2 > 3
+    for page, mask in zip(pages, tifffile.imread(path), strict=True):
+        np.testing.assert_array_equal(mask, segmenter(page[..., None], tile=200) * 255)
+
+
+def test_pages_of_different_sizes_stay_together(segmenter, tmp_path):
+    with tifffile.TiffWriter(tmp_path / "s.tif") as tif:
+        for shape in ((24, 32), (10, 9)):
+            tif.write(
+                disc_picture(1, (24, 32))[0][: shape[0], : shape[1]], photometric="minisblack"
+            )
+    (path,) = predict(segmenter, [tmp_path / "s.tif"], tmp_path / "out")
+    with tifffile.TiffFile(path) as tif:
+        assert [page.shape for page in tif.pages] == [(24, 32), (10, 9)]

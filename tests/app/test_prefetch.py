@@ -47,3 +47,19 @@ def test_leaving_early_ends_the_thread():
     with prefetch(endless()) as items:
         next(items)
     assert "minidl-prefetch" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_waiting_is_measured():
+    def slow():
+        for i in range(4):
+            time.sleep(0.1)
+            yield i
+
+    with prefetch(slow()) as items:
+        assert list(items) == [0, 1, 2, 3]
+        assert 0.2 < items.waited < 2  # for three items and the end, not for the first
+        assert list(items) == []
+    with prefetch(iter(range(4))) as items:
+        for _ in items:
+            time.sleep(0.05)  # the others are ready meanwhile
+        assert items.waited < 0.05

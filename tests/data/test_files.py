@@ -18,6 +18,7 @@ from minidl.data import (
     read_mask_pages,
     read_pages,
     write_mask,
+    write_mask_pages,
 )
 
 RNG = np.random.default_rng(0)
@@ -404,3 +405,32 @@ def test_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, where)
 def test_wrong_suffix_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a\.tif should end in \.png.*Use a\.png"):
         write_mask(tmp_path / "a.tif", CLASSES, MaskKind(values=(0, 1, 2)))
+
+
+def test_pages_are_written_one_by_one(tmp_path):
+    kind, path = MaskKind(suffix=".tif"), tmp_path / "m.tif"
+    pages = [np.eye(3, dtype=np.uint8), np.ones((2, 5), np.int64), np.zeros((4, 1), np.uint8)]
+    assert write_mask_pages(path, iter(pages), kind) == path
+    for page, read in zip(pages, read_mask_pages(path), strict=True):
+        np.testing.assert_array_equal(read, page * 255)
+    with pytest.raises(FileExistsError, match=r"write_mask_pages: .*m\.tif exists already"):
+        write_mask_pages(path, pages, kind)
+    write_mask_pages(path, pages[:1], kind, overwrite=True)
+    assert page_count(path) == 1
+
+
+def test_pages_that_end_in_an_error_leave_no_file(tmp_path):
+    def broken():
+        yield np.zeros((3, 3), np.uint8)
+        raise DataError("page 1 is damaged")
+
+    kind = MaskKind(suffix=".tif")
+    with pytest.raises(DataError, match="page 1 is damaged"):
+        write_mask_pages(tmp_path / "m.tif", broken(), kind)
+    with pytest.raises(ValueError, match=r"write_mask_pages: .*page of shape \(1, 3, 3\)"):
+        write_mask_pages(tmp_path / "m.tif", [np.zeros((1, 3, 3), np.uint8)], kind)
+    with pytest.raises(ValueError, match=r"a PNG has one page. Use a mask kind of \.tif"):
+        write_mask_pages(tmp_path / "m.png", [], MaskKind())
+    with pytest.raises(ValueError, match=r"write_mask_pages: .*should end in \.tif"):
+        write_mask_pages(tmp_path / "m.tiff", [], kind)
+    assert list(tmp_path.iterdir()) == []
