@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from minidl.cli import looking, training
+from minidl.cli import checking, looking, training
 from minidl.cli.arguments import Parser
 
 OVERVIEW = """\
@@ -19,6 +19,8 @@ minidl: deep learning for image segmentation on an ordinary computer
   minidl train DATA --out RUN          train one on a folder of images and masks of your own
   minidl evaluate RUN DATA             score it
   minidl predict RUN IMAGES --out DIR  make masks for new images
+  minidl doctor DATA                   say what is wrong with a data set
+  minidl report RUN                    write a page about a run
   minidl summary MODEL                 describe a network layer by layer, and draw it
   minidl receptive-field MODEL         see which pixels its layers see
   minidl profile                       see where the time of a training step goes
@@ -41,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", parser_class=Parser, prog="minidl"
     )
     training.add_commands(commands)
+    checking.add_commands(commands)
     looking.add_commands(commands)
     return top
 
@@ -56,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 if all went well; 1 if training failed; 2 for arguments or files that cannot be used;
-        130 after Ctrl-C.
+        0 if all went well; 1 if training failed, or the doctor found what prevents it; 2 for
+        arguments or files that cannot be used; 130 after Ctrl-C.
     """
     try:
         arguments = parser().parse_args(argv)

@@ -48,6 +48,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """From 0 to 1, both included."""
+    value = number(float, 0, "a number from 0 to 1")(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number from 0 to 1")
+    return value
+
+
 def depth(text: str) -> int:
     """Of a U-Net."""
     return number(int, 2, "a whole number, 2 or more")(text)

@@ -102,9 +102,15 @@ def _add_budget(command: Any) -> None:
         "0 takes whole images",
     )  # fmt: skip
     group.add_argument(
-        "--augment", choices=("turns", "mirror", "none"), default="turns",
+        "--augment", choices=("turns", "mirror", "none", "elastic", "upright"), default="turns",
         help="vary the crops by flips and right-angle turns (turns), by swapping left and right "
-        "only, for pictures that have a top, such as ultrasound (mirror), or not at all",
+        "only, for pictures that have a top, such as ultrasound (mirror), or not at all; or by "
+        "any angle, size and elastic deformation, brightness and noise (elastic), and the same "
+        "for pictures that have a top (upright)",
+    )  # fmt: skip
+    group.add_argument(
+        "--foreground-crops", type=types.share, default=0.0, metavar="SHARE",
+        help="share of the crops that are moved to where foreground is (0)",
     )  # fmt: skip
     group.add_argument(
         "--lr", type=types.positive, default=2e-3, metavar="RATE",

@@ -44,7 +44,9 @@ def test_a_whole_job_by_commands(tmp_path, capsys):
 def test_without_arguments_it_gives_an_overview(capsys):
     assert cli.main([]) == 0
     said = capsys.readouterr().out
-    for command in ("demo", "train", "evaluate", "predict", "summary", "profile"):
+    for command in (
+        "demo", "train", "evaluate", "predict", "doctor", "report", "summary", "profile"
+    ):  # fmt: skip
         assert f"minidl {command}" in said
 
 
@@ -61,6 +63,8 @@ def test_version(capsys):
         ["train"],
         ["evaluate"],
         ["predict"],
+        ["doctor"],
+        ["report"],
         ["summary"],
         ["receptive-field"],
         ["profile"],
@@ -348,3 +352,21 @@ def test_profile_of_a_network_by_its_name(capsys):
     assert "--depth: the network of resnet20" in fails(
         ["profile", "resnet20", "--depth", 3], capsys
     )
+
+
+def test_doctor_writes_a_page_and_says_whether_training_can_start(pairs_folder, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert cli.main(["doctor", str(pairs_folder), "--out", str(page)]) == 0
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert cli.main(["doctor", str(pairs_folder), "--out", str(page)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["doctor", str(tmp_path / "empty"), "--out", str(tmp_path / "other.html")]) > 0
+
+
+def test_report_of_a_run(tiny_run, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert cli.main(["report", str(tiny_run), "--out", str(page)]) == 0
+    assert page.stat().st_size > 1000
+    assert "is written" in capsys.readouterr().out
+    assert cli.main(["report", str(tmp_path / "nothing")]) == 2
