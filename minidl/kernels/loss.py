@@ -418,8 +418,12 @@ def expected(
     ----------
     logits, costs : (M, K) arrays of one dtype
     pixel_weight : (M,) float64 array; where it is 0 the logits may be anything
+    share, each, slopes
+        As in `labelled`.
 
-    The others, and what is returned, are as in `labelled`.
+    Returns
+    -------
+    As `labelled`.
     """
     outputs = _outputs(logits, each, slopes)
     parallel.run(

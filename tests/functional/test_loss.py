@@ -548,7 +548,7 @@ class TestBoundary:
         ("distance", "message"),
         [
             (np.zeros((2, 5, 3)), r"distance must have the shape \(2, 5, 3, 4\) of the logits"),
-            (np.full((2, 5, 3, 4), np.inf), "not finite everywhere.*put zeros"),
+            (np.full((2, 5, 3, 4), np.inf), "distance is not finite everywhere.*put zeros"),
         ],
     )
     def test_errors(self, distance, message):
