@@ -156,12 +156,12 @@ def _extensions(
             if order[i] & 1:
                 slope = weight / union
                 left = max(left - weight, 0.0)
-                loss += (one - row[p]) * slope
+                loss += np.float64(one - row[p]) * slope
                 slope = -slope
             else:
                 slope = left * weight / (union * (union + weight))
                 union += weight
-                loss += row[p] * slope
+                loss += np.float64(row[p]) * slope
             if len(slopes):
                 slopes[g, c, p] = slope
         losses[task] = loss

@@ -156,12 +156,15 @@ def _shares(function: str, prediction: np.ndarray, target: np.ndarray) -> tuple:
     found, wanted = prediction[inside].astype(np.int64), target[inside].astype(np.int64)
     lost = found == 0
     found[lost] = found.max(initial=0) + 1 + np.arange(lost.sum())
-    pairs = np.stack([found, wanted])
+    of_found, of_wanted = (np.unique(x, return_inverse=True)[1] for x in (found, wanted))
+    pairs = of_found * (of_wanted.max(initial=0) + 1) + of_wanted
     counts = [
-        np.unique(x, axis=-1, return_counts=True)[1] / max(found.size, 1)
-        for x in (pairs, found, wanted)
+        np.bincount(of_found),
+        np.unique(pairs, return_counts=True)[1],
+        np.bincount(of_wanted),
     ]
-    return tuple(counts)
+    shares = [count / max(found.size, 1) for count in counts]
+    return shares[1], shares[0], shares[2]
 
 
 def _score(
