@@ -22,6 +22,44 @@ from minidl.segmenter import Segmenter, scores_of
 
 
 @dataclass(frozen=True)
+class ImageScores:
+    """Scores of one image.
+
+    Attributes
+    ----------
+    name : str
+    matrix : ndarray of shape (classes, classes), int64
+        As in `Evaluation`.
+    boundary : ndarray of shape (classes,) or None
+        Boundary F1 of each class, where it was asked for.
+    """
+
+    name: str
+    matrix: np.ndarray
+    boundary: np.ndarray | None = None
+
+    def row(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """All of it under flat names, such as ``dice_nerve``; NaN for what is absent."""
+        row: dict[str, Any] = {
+            "image": self.name,
+            "pixel_accuracy": metrics.pixel_accuracy(self.matrix),
+            "mean_iou": metrics.mean_iou(self.matrix),
+            "frequency_weighted_iou": metrics.frequency_weighted_iou(self.matrix),
+        }
+        columns = {
+            "accuracy": metrics.class_accuracy(self.matrix),
+            "dice": metrics.dice(self.matrix),
+            "iou": metrics.iou(self.matrix),
+        }
+        if self.boundary is not None:
+            columns["boundary_f1"] = self.boundary
+        for score, values in columns.items():
+            for name, value in zip(class_names, values, strict=True):
+                row[f"{score}_{name}"] = float(value)
+        return row
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Scores of a set, from the confusion matrix of all its pixels.
 
@@ -36,6 +74,8 @@ class Evaluation:
         Each class's value in mask files.
     foreground : tuple of int
         Classes whose mean Dice is the one number that counts.
+    each : tuple of ImageScores
+        The same image by image, in the order of the set; empty if nobody kept them.
     """
 
     matrix: np.ndarray
@@ -43,6 +83,7 @@ class Evaluation:
     class_names: tuple[str, ...]
     values: tuple[int, ...]
     foreground: tuple[int, ...]
+    each: tuple[ImageScores, ...] = ()
 
     @property
     def foreground_dice(self) -> float:
@@ -54,10 +95,21 @@ class Evaluation:
         """Share of the pixels that are right."""
         return metrics.pixel_accuracy(self.matrix)
 
+    @property
+    def boundary_f1(self) -> np.ndarray | None:
+        """For each class the mean of its boundary F1 over the images that have it, or None."""
+        if not self.each or any(image.boundary is None for image in self.each):
+            return None
+        scores = np.array([image.boundary for image in self.each])
+        known = ~np.isnan(scores)
+        count = known.sum(axis=0)
+        total = np.where(known, scores, 0).sum(axis=0)
+        return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+
     def classes(self) -> list[dict[str, Any]]:
-        """For each class: name, value, pixels, share, accuracy, dice and iou."""
+        """For each class: name, value, pixels, share, accuracy, dice, iou, maybe boundary_f1."""
         pixels = self.matrix.sum(axis=1)
-        columns = zip(
+        columns: list[Any] = [
             self.class_names,
             self.values,
             pixels,
@@ -65,13 +117,15 @@ class Evaluation:
             metrics.class_accuracy(self.matrix),
             metrics.dice(self.matrix),
             metrics.iou(self.matrix),
-            strict=True,
-        )
-        names = ("name", "value", "pixels", "share", "accuracy", "dice", "iou")
+        ]
+        names = ["name", "value", "pixels", "share", "accuracy", "dice", "iou"]
+        if self.boundary_f1 is not None:
+            columns.append(self.boundary_f1)
+            names.append("boundary_f1")
         return [
             {key: cell.item() if isinstance(cell, np.generic) else cell
              for key, cell in zip(names, row, strict=True)}
-            for row in columns
+            for row in zip(*columns, strict=True)
         ]  # fmt: skip
 
     def text(self) -> str:
@@ -111,7 +165,11 @@ class Evaluation:
                 {key: _known(value) for key, value in row.items()} for row in self.classes()
             ],
             "confusion_matrix": self.matrix.tolist(),
-        }
+        } | ({"each": self._rows()} if self.each else {})
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = [image.row(self.class_names) for image in self.each]
+        return [{key: _known(value) for key, value in row.items()} for row in rows]
 
     def json(self) -> str:
         """`to_dict` as text."""
@@ -119,14 +177,41 @@ class Evaluation:
 
     def csv(self) -> str:
         """`classes` as a table for spreadsheets; empty cells for NaN."""
-        text = io.StringIO()
-        rows = self.classes()
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {k: "" if _known(v) is None else v for k, v in row.items()} for row in rows
-        )
-        return text.getvalue()
+        return _table(self.classes())
+
+    def images_csv(self) -> str:
+        """A row for each image, under the names of `ImageScores.row`; empty cells for NaN."""
+        return _table(self._rows())
+
+    def write(self, path: str | Path) -> list[Path]:
+        """Write ``path.json`` with everything, ``path.csv`` by class, ``path-images.csv`` by image.
+
+        Parameters
+        ----------
+        path : str or Path
+            Without ending; the folder must exist. What is there is replaced, each file in one
+            step.
+
+        Returns
+        -------
+        list of Path
+            What was written; the last file only if scores of images were kept.
+        """
+        path = Path(path)
+        texts = {".json": self.json(), ".csv": self.csv()}
+        if self.each:
+            texts["-images.csv"] = self.images_csv()
+        return [
+            folder.write_text(path.with_name(path.name + end), text) for end, text in texts.items()
+        ]
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys() if rows else (), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: "" if _known(v) is None else v for k, v in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def _known(value: Any) -> Any:
@@ -143,6 +228,8 @@ def evaluate(
     class_names: Sequence[str],
     foreground: Sequence[int],
     watch: Callable[[int, np.ndarray, np.ndarray], Any] | None = None,
+    boundary: float | None = None,
+    names: Sequence[str] | None = None,
 ) -> Evaluation:
     """Predict every whole image of a set and score all of them together.
 
@@ -157,22 +244,32 @@ def evaluate(
         See `metrics.foreground_classes`.
     watch : callable, optional
         Called with each image's number, scores (H, W, classes) and target (H, W).
+    boundary : float, optional
+        Tolerance of `metrics.boundary_f1`, which is left out without it: it takes about as long as
+        reading the image.
+    names : sequence of str, optional
+        Of the images; their numbers by default.
 
     Returns
     -------
     Evaluation
     """
     classes = dataset.mask_kind.num_classes
-    matrix = np.zeros((classes, classes), dtype=np.int64)
+    matrix, each = np.zeros((classes, classes), dtype=np.int64), []
     for index in range(len(dataset)):
         x, target = dataset[index]
         scores = scores_of(model, x)
-        matrix += metrics.confusion_matrix(scores.argmax(axis=-1), target, classes)
+        found = scores.argmax(axis=-1)
+        own = metrics.confusion_matrix(found, target, classes)
+        matrix += own
+        edges = None if boundary is None else metrics.boundary_f1(found, target, classes, boundary)
+        each.append(ImageScores(str(index) if names is None else names[index], own, edges))
         if watch is not None:
             watch(index, scores, target)
     return Evaluation(
-        matrix, len(dataset), tuple(class_names), dataset.mask_kind.values, tuple(foreground)
-    )
+        matrix, len(dataset), tuple(class_names), dataset.mask_kind.values, tuple(foreground),
+        tuple(each),
+    )  # fmt: skip
 
 
 def evaluate_folder(
@@ -180,6 +277,7 @@ def evaluate_folder(
     data: str | Path,
     split: str | None = None,
     progress: Progress | None = None,
+    boundary: float | None = None,
 ) -> Evaluation:
     """Score a run's network on a data folder.
 
@@ -194,6 +292,8 @@ def evaluate_folder(
         ``val.txt``, ``train.txt`` and ``test.txt`` in the folder say. By itself ``'val'`` for the
         folder trained on, and everything for any other.
     progress : Progress, optional
+    boundary : float, optional
+        As in `evaluate`.
 
     Returns
     -------
@@ -219,6 +319,8 @@ def evaluate_folder(
         segmenter.class_names,
         segmenter.foreground,
         lambda index, *_: progress.now(f"predicting {index + 1}/{len(dataset)}"),
+        boundary,
+        [pair.stem for pair in pairs] if len(pairs) == len(dataset) else None,
     )
 
 

@@ -320,7 +320,8 @@ def _losses():
 
     pixels = (2, 3, 4)
     plain, ignoring = labels(pixels, 5), labels(pixels, 5, -100)
-    for name in ("cross_entropy", "focal_loss", "dice_loss", "tversky_loss"):
+    regions = ("dice_loss", "tversky_loss", "generalised_dice_loss", "lovasz_softmax")
+    for name in ("cross_entropy", "focal_loss", *regions):
         yield row(name, "plain", plain)
         for reduction in ("none", "sum"):
             yield row(name, reduction, ignoring, reduction=reduction)
@@ -344,13 +345,38 @@ def _losses():
     yield row("focal_loss", "gamma 1", plain, gamma=1.0)
     yield row("focal_loss", "alpha", labels(pixels, 5, -100, alpha=5), gamma=1.5)
     yield row("focal_loss", "one alpha", labels((2, 9), 2), (2, 9, 2), alpha=0.25)
+    yield row("focal_loss", "pixel weight", labels(pixels, 5, -100, pixel_weight=pixels))
+    lacking = labels(pixels, 3, -100, weight=5, pixel_weight=pixels)  # of 5 classes
+    for name in regions:
+        for absent in ("count", "skip"):
+            yield row(name, f"{absent} absent", lacking, absent=absent)
+            yield row(name, f"{absent} absent, none", lacking, absent=absent, reduction="none",
+                      batch=False)  # fmt: skip
+        yield row(name, "weight", labels(pixels, 5, -100, weight=5))
+        yield row(name, "pixel weight", labels(pixels, 5, -100, pixel_weight=pixels))
+        yield row(name, "weights of a batch", lacking, batch=True, include_background=False)
+        yield row(name, "image by image", ignoring, batch=False)
+    yield row("generalised_dice_loss", "power 1", lacking, power=1.0)
+    yield row("generalised_dice_loss", "power 0", lacking, power=0.0)
     for name in ("dice_loss", "tversky_loss"):
         yield row(name, "smooth", ignoring, smooth=0.1)
+    for name in regions:
         yield row(name, "batch", ignoring, batch=True)
         yield row(name, "batch, none", ignoring, batch=True, reduction="none")
         yield row(name, "foreground", ignoring, include_background=False)
         yield row(name, "foreground, none", plain, include_background=False, reduction="none")
     yield row("tversky_loss", "prices", ignoring, alpha=0.3, beta=1.2)
+
+    def distances(**more):
+        """As for labels, which boundary_loss takes for what is ignored."""
+        draw = labels(pixels, 5, -100, **more)
+        return lambda rng: draw(rng) | {"distance": 3 * rng.standard_normal((*pixels, 5))}
+
+    for reduction in ("mean", "sum", "none"):
+        yield row("boundary_loss", reduction, distances(), reduction=reduction)
+    yield row("boundary_loss", "weights", distances(weight=5, pixel_weight=pixels))
+    yield row("boundary_loss", "map of one class",
+              lambda rng: {"distance": rng.standard_normal((2, 9))}, (2, 9, 2))  # fmt: skip
 
     def both(positive, logarithm=False):
         """Two arrays without equal elements, the second in (0, 1) where `positive`."""

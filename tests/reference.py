@@ -361,7 +361,9 @@ def cross_entropy(
     return losses.sum() / divisor if reduction == "mean" else reduced(losses, reduction)
 
 
-def focal_loss(logits, target, gamma=2.0, alpha=None, ignore_index=-100, reduction="mean"):
+def focal_loss(
+    logits, target, gamma=2.0, alpha=None, ignore_index=-100, reduction="mean", pixel_weight=None
+):
     alpha = np.ones(logits.shape[-1]) if alpha is None else alpha
     alpha = np.array([1 - alpha, alpha]) if np.ndim(alpha) == 0 else alpha
     losses, count = np.zeros(target.shape), 0
@@ -369,39 +371,119 @@ def focal_loss(logits, target, gamma=2.0, alpha=None, ignore_index=-100, reducti
         if target[at] != ignore_index:
             log_p = log_softmax_at(logits, at)[target[at]]
             losses[at] = -alpha[target[at]] * (1 - np.exp(log_p)) ** gamma * log_p
+            losses[at] *= 1 if pixel_weight is None else pixel_weight[at]
             count += 1
     return losses.sum() / count if reduction == "mean" else reduced(losses, reduction)
 
 
+def regions(logits, target, include_background, batch, ignore_index, pixel_weight):
+    """For each image, unless they are one batch, and each class: p and truth of what counts."""
+    p = softmax(logits)
+    weight = np.ones(target.shape) if pixel_weight is None else pixel_weight
+    for part in [slice(None)] if batch else range(len(logits)):
+        counts = target[part] != ignore_index
+        yield [
+            (c, p[part][counts][:, c], (target[part][counts] == c) * 1.0, weight[part][counts])
+            for c in range(0 if include_background else 1, logits.shape[-1])
+        ]
+
+
+def reduced_regions(losses, present, weight, absent, reduction, batch):
+    """Losses, and whether the class is there, for images and classes."""
+    losses, factors = np.array(losses), np.ones(np.shape(losses))
+    factors *= np.ones(losses.shape[1]) if weight is None else weight[-losses.shape[1] :]
+    if absent == "skip":
+        factors = np.where(present, factors, 0)
+    if reduction == "mean":
+        return (losses * factors).sum() / factors.sum()
+    return reduced((losses * factors)[0] if batch else losses * factors, reduction)
+
+
 def tversky_loss(
     logits, target, alpha=0.5, beta=0.5, smooth=1.0, include_background=True, batch=False,
-    ignore_index=-100, reduction="mean",
+    ignore_index=-100, reduction="mean", weight=None, pixel_weight=None, absent="count",
 ):  # fmt: skip
     """Images one by one, unless they are one `batch`; classes one by one."""
-    classes = range(0 if include_background else 1, logits.shape[-1])
-    p, counts = softmax(logits), target != ignore_index
-    parts = [slice(None)] if batch else range(len(logits))
-    losses = np.zeros((len(parts), len(classes)))
-    for i, part in enumerate(parts):
-        for j, c in enumerate(classes):
-            probability, truth = p[part][..., c], (target[part] == c) * 1.0
-            hits = (probability * truth * counts[part]).sum()
-            false = (probability * (1 - truth) * counts[part]).sum()
-            missed = ((1 - probability) * truth * counts[part]).sum()
+    losses, present = [], []
+    for image in regions(logits, target, include_background, batch, ignore_index, pixel_weight):
+        losses.append([])
+        present.append([truth.any() for _, _, truth, _ in image])
+        for _, p, truth, v in image:
+            hits, false = (v * p * truth).sum(), (v * p * (1 - truth)).sum()
+            missed = (v * (1 - p) * truth).sum()
             index = (hits + smooth) / (hits + alpha * false + beta * missed + smooth)
-            losses[i, j] = 1 - index
-    return reduced(losses[0] if batch else losses, reduction)
+            losses[-1].append(1 - index)
+    return reduced_regions(losses, present, weight, absent, reduction, batch)
 
 
 def dice_loss(
     logits, target, smooth=1.0, include_background=True, batch=False, ignore_index=-100,
-    reduction="mean",
+    reduction="mean", weight=None, pixel_weight=None, absent="count",
 ):  # fmt: skip
     """``1 - (2 hits + smooth) / (2 hits + false + missed + smooth)``."""
-    half = smooth / 2
     return tversky_loss(
-        logits, target, 0.5, 0.5, half, include_background, batch, ignore_index, reduction
-    )
+        logits, target, 0.5, 0.5, smooth / 2, include_background, batch, ignore_index, reduction,
+        weight, pixel_weight, absent,
+    )  # fmt: skip
+
+
+def generalised_dice_loss(
+    logits, target, power=2.0, include_background=True, batch=False, ignore_index=-100,
+    reduction="mean", weight=None, pixel_weight=None, absent="count",
+):  # fmt: skip
+    losses = []
+    for image in regions(logits, target, include_background, batch, ignore_index, pixel_weight):
+        sizes = {c: (truth * v).sum() for c, _, truth, v in image}
+        rarest = min((size for size in sizes.values() if size), default=np.inf)
+        above = below = 0
+        for c, p, truth, v in image:
+            share = (sizes[c] or (rarest if absent == "count" else np.inf)) ** -power
+            share *= 1 if weight is None else weight[c]
+            above += 2 * share * (v * p * truth).sum()
+            below += share * (v * (p + truth)).sum()
+        losses.append(1 - above / below if below else 0)
+    return reduced(np.array(losses), reduction)
+
+
+def lovasz_softmax(
+    logits, target, include_background=True, batch=True, ignore_index=-100, reduction="mean",
+    weight=None, pixel_weight=None, absent="skip",
+):  # fmt: skip
+    """By the definition of the extension: one pixel after the other joins those that are wrong."""
+
+    def jaccard(wrong, truth, v):
+        union = v[truth | wrong].sum()
+        return 1 - v[truth & ~wrong].sum() / union if union else 0
+
+    losses, present = [], []
+    for image in regions(logits, target, include_background, batch, ignore_index, pixel_weight):
+        losses.append([])
+        present.append([truth.any() for _, _, truth, _ in image])
+        for _, p, truth, v in image:
+            errors, total, wrong = abs(truth - p), 0, np.zeros(len(p), bool)
+            for i in np.argsort(-errors):
+                before = jaccard(wrong, truth > 0, v)
+                wrong[i] = True
+                total += errors[i] * (jaccard(wrong, truth > 0, v) - before)
+            losses[-1].append(total)
+    return reduced_regions(losses, present, weight, absent, reduction, batch)
+
+
+def boundary_loss(
+    logits, distance, target=None, weight=None, ignore_index=-100, reduction="mean",
+    pixel_weight=None,
+):  # fmt: skip
+    losses, counted = np.zeros(logits.shape[:-1]), 0
+    weight = np.ones(logits.shape[-1]) if weight is None else weight
+    for at in np.ndindex(*losses.shape):
+        if target is not None and target[at] == ignore_index:
+            continue
+        counted += 1
+        p = np.exp(log_softmax_at(logits, at))
+        whole = distance.ndim == logits.ndim
+        costs = weight * p * distance[at] if whole else weight[1] * p[1] * distance[at]
+        losses[at] = costs.sum() * (1 if pixel_weight is None else pixel_weight[at])
+    return losses.sum() / counted if reduction == "mean" else reduced(losses, reduction)
 
 
 def mse_loss(input, target, reduction="mean"):

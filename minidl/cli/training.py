@@ -154,9 +154,17 @@ def _add_evaluate(commands: Any) -> None:
         "--split", choices=("val", "train", "test", "all"),
         help="which part of DATA; test is what test.txt in it names",
     )  # fmt: skip
+    command.add_argument(
+        "--boundary", type=types.positive, metavar="TOLERANCE",
+        help="also score how well boundaries are met: in pixels from 1 on, below as a share of the "
+        "image's diagonal, such as 0.0075",
+    )  # fmt: skip
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all scores as JSON")
     command.add_argument(
         "--csv", type=Path, metavar="FILE", help="also write the scores of each class as CSV"
+    )
+    command.add_argument(
+        "--images-csv", type=Path, metavar="FILE", help="also write those of each image as CSV"
     )
     add_common(command, seed=False)
 
@@ -221,9 +229,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    targets = [path for path in (arguments.json, arguments.csv) if path is not None]
+    targets = arguments.json, arguments.csv, arguments.images_csv
     for path in targets:
-        if path.exists():
+        if path is not None and path.exists():
             raise FileExistsError(f"{path} exists already, and nothing is overwritten.")
     print(f"minidl evaluate: {arguments.run_folder} on {arguments.data}", flush=True)
     from minidl.evaluate import evaluate_folder
@@ -231,12 +239,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from minidl.run import write_text
 
     with Progress() as progress:
-        result = evaluate_folder(arguments.run_folder, arguments.data, arguments.split, progress)
+        result = evaluate_folder(
+            arguments.run_folder, arguments.data, arguments.split, progress,
+            boundary=arguments.boundary,
+        )  # fmt: skip
     print(result.text())
     if arguments.json is not None:
         write_text(arguments.json, result.json())
     if arguments.csv is not None:
         write_text(arguments.csv, result.csv())
+    if arguments.images_csv is not None:
+        write_text(arguments.images_csv, result.images_csv())
     return 0
 
 

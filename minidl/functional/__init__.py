@@ -30,11 +30,14 @@ from minidl.functional.conv import (
 from minidl.functional.linear import linear
 from minidl.functional.loss import (
     binary_cross_entropy_with_logits,
+    boundary_loss,
     cross_entropy,
     dice_loss,
     focal_loss,
+    generalised_dice_loss,
     kl_div,
     l1_loss,
+    lovasz_softmax,
     mse_loss,
     tversky_loss,
 )
@@ -62,6 +65,7 @@ __all__ = [
     "avg_pool3d",
     "batch_norm",
     "binary_cross_entropy_with_logits",
+    "boundary_loss",
     "concatenate",
     "conv1d",
     "conv2d",
@@ -78,6 +82,7 @@ __all__ = [
     "elu",
     "focal_loss",
     "gelu",
+    "generalised_dice_loss",
     "group_norm",
     "interpolate",
     "kl_div",
@@ -87,6 +92,7 @@ __all__ = [
     "linear",
     "local_response_norm",
     "log_softmax",
+    "lovasz_softmax",
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",

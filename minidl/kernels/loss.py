@@ -202,7 +202,52 @@ def _blended(
 
 
 @kernel
-def _overlaps(start, stop, logits, labels, ignore_index, blocks, probabilities, sums):
+def _expected(start, stop, logits, costs, pixel_weight, share, losses, gradient, sums):
+    """Expected cost of a class drawn from the softmax of each pixel. See `expected`.
+
+    Overwrites losses (M,) and gradient (M, K), which may be empty, and sums (tasks,).
+    """
+    pixels, classes = logits.shape
+    rows, price = (
+        np.empty((classes, PIXELS), logits.dtype),
+        np.empty((classes, PIXELS), costs.dtype),
+    )
+    highest, scale = np.empty(PIXELS, logits.dtype), np.empty(PIXELS, logits.dtype)
+    total, mean = np.empty(PIXELS), np.empty(PIXELS)
+    for task in range(start, stop):
+        block = 0.0
+        for first in range(task * BLOCK, min((task + 1) * BLOCK, pixels), PIXELS):
+            count = min(PIXELS, pixels - first)
+            _exponentials(logits, first, count, rows, highest, total)
+            _turn(costs, first, count, price)
+            mean[:] = 0
+            for c in range(classes):
+                row, cost = rows[c], price[c]
+                for i in range(count):
+                    mean[i] += row[i] * cost[i]
+            for i in range(count):
+                weight = pixel_weight[first + i]
+                mean[i] = mean[i] / total[i]
+                scale[i] = weight * share / total[i]
+                value = weight * mean[i] if weight != 0 else 0.0
+                block += value
+                if len(losses):
+                    losses[first + i] = value
+            if not len(gradient):
+                continue
+            for c in range(classes):
+                row, cost = rows[c], price[c]
+                for i in range(count):
+                    row[i] = row[i] * scale[i] * (cost[i] - mean[i])
+            _turn_back(rows, first, count, gradient)
+            for i in range(count):
+                if pixel_weight[first + i] == 0:  # whatever the logits are
+                    gradient[first + i] = 0
+        sums[task] = block
+
+
+@kernel
+def _overlaps(start, stop, logits, labels, pixel_weight, ignore_index, blocks, probabilities, sums):
     """Tasks are `blocks` blocks of each image. See `overlaps`.
 
     Overwrites probabilities (N, M, K) and sums (N * blocks, 3, K).
@@ -224,7 +269,15 @@ def _overlaps(start, stop, logits, labels, ignore_index, blocks, probabilities, 
             _turn_back(rows, first, count, probabilities[n])
             for i in range(count):
                 label, result = labels[n, first + i], probabilities[n, first + i]
-                if label != ignore_index:
+                if label == ignore_index:
+                    continue
+                if len(pixel_weight):
+                    weight = pixel_weight[n, first + i]
+                    for c in range(classes):
+                        predicted[c] += weight * result[c]
+                    hit[label] += weight * result[label]
+                    wanted[label] += weight
+                else:
                     for c in range(classes):
                         predicted[c] += result[c]
                     hit[label] += result[label]
@@ -233,8 +286,9 @@ def _overlaps(start, stop, logits, labels, ignore_index, blocks, probabilities, 
 
 @kernel
 def _overlaps_grad(
-    start, stop, probabilities, labels, ignore_index, blocks, hit_slope, all_slope, gradient
-):
+    start, stop, probabilities, labels, pixel_weight, ignore_index, blocks, hit_slope, all_slope,
+    gradient,
+):  # fmt: skip
     """Tasks as in `_overlaps`; overwrites gradient (N, M, K)."""
     _, pixels, classes = probabilities.shape
     for task in range(start, stop):
@@ -253,6 +307,9 @@ def _overlaps_grad(
                     if c == label:
                         slope += hit_slope[n, c]
                 gradient[n, p, c] = probabilities[n, p, c] * slope
+            if len(pixel_weight):
+                for c in range(classes):
+                    gradient[n, p, c] *= pixel_weight[n, p]
 
 
 class Survey(NamedTuple):
@@ -347,8 +404,38 @@ def blended(
     return outputs[0], outputs[1], outputs[2].sum()
 
 
+def expected(
+    logits: np.ndarray,
+    costs: np.ndarray,
+    pixel_weight: np.ndarray,
+    share: float,
+    each: bool,
+    slopes: bool,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """``pixel_weight * sum_c softmax(logits)[c] * costs[c]`` of M pixels.
+
+    Parameters
+    ----------
+    logits, costs : (M, K) arrays of one dtype
+    pixel_weight : (M,) float64 array; where it is 0 the logits may be anything
+    share, each, slopes
+        As in `labelled`.
+
+    Returns
+    -------
+    As `labelled`.
+    """
+    outputs = _outputs(logits, each, slopes)
+    parallel.run(
+        _expected, len(outputs[-1]), logits.size * 2.5,
+        np.ascontiguousarray(logits), np.ascontiguousarray(costs), pixel_weight, float(share),
+        *outputs,
+    )  # fmt: skip
+    return outputs[0], outputs[1], outputs[2].sum()
+
+
 def overlaps(
-    logits: np.ndarray, labels: np.ndarray, ignore_index: int
+    logits: np.ndarray, labels: np.ndarray, pixel_weight: np.ndarray, ignore_index: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Softmax of each pixel, and what the overlap of prediction and labels is made of.
 
@@ -356,13 +443,14 @@ def overlaps(
     ----------
     logits : (N, M, K) array
     labels : (N, M) int64 array, each `ignore_index` or a class
+    pixel_weight : (N, M) float64 array, or (0, 0) for ones
 
     Returns
     -------
     probabilities : (N, M, K) array
     sums : (N, 3, K) float64 array
         For each image and class, over the pixels that are not ignored: probability on pixels of
-        the class, probability on all pixels, number of pixels of the class.
+        the class, probability on all pixels, number of pixels of the class; all of them weighted.
     """
     images, pixels, classes = logits.shape
     blocks = -(-pixels // BLOCK)
@@ -370,7 +458,8 @@ def overlaps(
     sums = np.empty((images * blocks, 3, classes))
     parallel.run(
         _overlaps, images * blocks, logits.size * 2.0,
-        np.ascontiguousarray(logits), labels, ignore_index, blocks, probabilities, sums,
+        np.ascontiguousarray(logits), labels, pixel_weight, ignore_index, blocks, probabilities,
+        sums,
     )  # fmt: skip
     return probabilities, sums.reshape(images, blocks, 3, classes).sum(axis=1)
 
@@ -378,6 +467,7 @@ def overlaps(
 def overlaps_grad(
     probabilities: np.ndarray,
     labels: np.ndarray,
+    pixel_weight: np.ndarray,
     ignore_index: int,
     hit_slope: np.ndarray,
     all_slope: np.ndarray,
@@ -388,6 +478,6 @@ def overlaps_grad(
     gradient = memory.empty_like(probabilities)
     parallel.run(
         _overlaps_grad, images * blocks, probabilities.size * 3.0,
-        probabilities, labels, ignore_index, blocks, hit_slope, all_slope, gradient,
+        probabilities, labels, pixel_weight, ignore_index, blocks, hit_slope, all_slope, gradient,
     )  # fmt: skip
     return gradient

@@ -10,7 +10,7 @@ import pytest
 from discs import write_pairs
 
 from minidl.data import DataError, read_image, read_mask
-from minidl.evaluate import Evaluation, chosen_pairs, evaluate_folder
+from minidl.evaluate import Evaluation, ImageScores, chosen_pairs, evaluate_folder
 from minidl.segmenter import Segmenter
 
 MATRIX = np.array([[90, 10, 0], [5, 15, 0], [0, 0, 0]])
@@ -118,3 +118,35 @@ def test_json_and_csv_hold_the_same_scores_and_nothing_for_nan():
     assert [row["name"] for row in rows] == ["nothing", "disc", "ghost"]
     assert float(rows[1]["iou"]) == 0.5
     assert rows[2]["dice"] == ""
+
+
+def test_scores_of_each_image_add_up_to_those_of_the_set(tiny_run, pairs_folder):
+    result = evaluate_folder(tiny_run, pairs_folder, "all", boundary=1)
+    assert [image.name for image in result.each] == [f"f{index}" for index in range(8)]
+    np.testing.assert_array_equal(sum(image.matrix for image in result.each), result.matrix)
+    means = np.nanmean([image.boundary for image in result.each], axis=0)
+    np.testing.assert_allclose(result.boundary_f1, means)
+    assert [row["boundary_f1"] for row in result.classes()] == result.boundary_f1.tolist()
+    assert evaluate_folder(tiny_run, pairs_folder, "all").boundary_f1 is None
+
+
+def test_files_are_written_whole(tmp_path):
+    each = (
+        ImageScores("a", MATRIX, np.array([0.5, np.nan, np.nan])),
+        ImageScores("b", MATRIX * 0, np.array([0.75, np.nan, 1])),
+    )
+    result = Evaluation(MATRIX, 2, ("nothing", "disc", "ghost"), (0, 100, 255), (1, 2), each)
+    written = result.write(tmp_path / "scores")
+    assert [path.name for path in written] == ["scores.json", "scores.csv", "scores-images.csv"]
+    assert sorted(tmp_path.iterdir()) == sorted(written)
+    first, second = json.loads(written[0].read_text())["each"]
+    assert first["image"] == "a"
+    assert first["dice_disc"] == pytest.approx(2 / 3)
+    assert first["dice_ghost"] is None
+    assert second["pixel_accuracy"] is None
+    assert written[1].read_text() == result.csv()
+    rows = list(csv.DictReader(io.StringIO(written[2].read_text())))
+    assert float(rows[0]["frequency_weighted_iou"]) == first["frequency_weighted_iou"]
+    assert [row["boundary_f1_ghost"] for row in rows] == ["", "1.0"]
+    assert [row["boundary_f1"] for row in result.classes()][0] == 0.625
+    assert len(EXAMPLE.write(tmp_path / "few")) == 2

@@ -175,7 +175,10 @@ class TestCrossEntropy:
         np.testing.assert_array_equal(labels, _labels())
         np.testing.assert_array_equal(weight, WEIGHT)
 
-    @pytest.mark.parametrize("loss", [F.cross_entropy, F.focal_loss, F.dice_loss])
+    @pytest.mark.parametrize(
+        "loss",
+        [F.cross_entropy, F.focal_loss, F.dice_loss, F.generalised_dice_loss, F.lovasz_softmax],
+    )
     def test_same_bits_for_any_number_of_threads(self, loss):
         rng = np.random.default_rng(0)
         logits = rng.normal(size=(2, 160, 170, 3)).astype(np.float32)
@@ -375,6 +378,182 @@ class TestOverlap:
     def test_errors(self, loss, arguments, message):
         with pytest.raises(ValueError, match=message):
             loss(**{"logits": _logits(), "target": _labels()} | arguments)
+
+
+REGIONS = [F.dice_loss, F.tversky_loss, F.generalised_dice_loss, F.lovasz_softmax]
+
+
+@pytest.mark.parametrize("loss", REGIONS)
+class TestRegions:
+    @pytest.mark.parametrize("settings", [{}, {"absent": "skip"}, {"batch": True}])
+    def test_gradient_with_weights(self, loss, settings):
+        labels = _labels() % 3  # nothing is of class 3; what was ignored is class 2
+        labels[0, 0] = -100
+
+        def f(x):
+            return loss(
+                x, labels, weight=WEIGHT, pixel_weight=PIXEL_WEIGHT, reduction="none", **settings
+            )
+
+        assert gradcheck(f, _logits())
+
+    def test_a_weight_counts_as_so_many_pixels(self, loss):
+        logits, labels = _logits()[:1], _labels(False)[:1]
+        times = np.random.default_rng(5).integers(0, 4, labels.shape)
+        repeated = [np.repeat(x.reshape(15, -1), times.ravel(), axis=0) for x in (logits, labels)]
+        expected = loss(repeated[0][None], repeated[1][None, :, 0], reduction="none").numpy()
+        result = loss(logits, labels, reduction="none", pixel_weight=times)
+        np.testing.assert_allclose(result.numpy(), expected, rtol=1e-12)
+
+    def test_ignored_pixels_may_be_anything(self, loss):
+        logits, labels = _logits(), _labels()
+        x, free = Tensor(logits.copy(), requires_grad=True), Tensor(logits, requires_grad=True)
+        x.numpy()[labels == -100] = [np.nan, np.inf, 0, 1]
+        with np.errstate(invalid="ignore"):  # plain Python, with compilation switched off
+            results = [loss(t, labels) for t in (x, free)]
+            for result in results:
+                result.backward()
+        assert results[0].item() == results[1].item()
+        np.testing.assert_array_equal(x.grad, free.grad)
+        assert (x.grad[labels == -100] == 0).all()
+
+    def test_nothing_that_counts_costs_nothing(self, loss):
+        for settings in ({"absent": "skip"}, {"absent": "skip", "batch": True}):
+            x = Tensor(_logits(), requires_grad=True)
+            result = loss(x, np.full(SHAPE, -100), **settings)
+            result.backward()
+            assert result.item() == 0
+            np.testing.assert_array_equal(x.grad, 0)
+
+    def test_perfect_and_wholly_wrong(self, loss):
+        labels = _labels(ignored=False)
+        settings = {"smooth": 0} if loss in REGIONS[:2] else {}
+        for shift, expected in ((0, 0), (1, 1)):
+            answer = 1e3 * np.eye(CLASSES)[(labels + shift) % CLASSES]
+            assert loss(answer, labels, **settings).item() == expected
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"absent": "no"}, "absent must be one of 'count', 'skip', but is 'no'"),
+            ({"weight": [1, 2]}, "weight must be 4 numbers"),
+            ({"pixel_weight": np.ones(3)}, "pixel_weight must have shape"),
+            ({"pixel_weight": -np.ones(SHAPE)}, "pixel_weight must not be negative, but is -1"),
+            ({"logits": np.zeros((*SHAPE, 1))}, "logits need at least 2 classes"),
+            ({"target": _labels() + 9}, "target has the label"),
+        ],
+    )
+    def test_errors(self, loss, arguments, message):
+        with pytest.raises(ValueError, match=f"{loss.__name__}: {message}"):
+            loss(**{"logits": _logits(), "target": _labels()} | arguments)
+
+
+class TestGeneralisedDice:
+    def test_rare_classes_count_as_much_as_others(self):
+        """In closed form, for 1 pixel of class 1 among 9, half of which is found."""
+        p = np.array([[0.0] * 8 + [0.5]])
+        logits = np.log(np.stack([1 - p, p], axis=-1).clip(1e-300))
+        labels = np.array([[0] * 8 + [1]])
+        below = (8 + 8.5) / 64 + 1 + 0.5
+        expected = 1 - 2 * (8 / 64 + 0.5) / below
+        assert F.generalised_dice_loss(logits, labels).item() == pytest.approx(expected)
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="generalised_dice_loss: power must be at least 0"):
+            F.generalised_dice_loss(_logits(), _labels(), power=-1)
+
+
+class TestLovasz:
+    def test_of_certain_answers_is_one_minus_iou(self):
+        predicted, wanted = np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 1]])
+        result = F.lovasz_softmax(1e3 * np.eye(2)[predicted], wanted, reduction="none")
+        np.testing.assert_allclose(result.numpy(), [1 - 1 / 2, 1 - 2 / 3])
+
+    def test_an_absent_class_costs_its_largest_probability(self):
+        p = np.array([[[0.9, 0.1], [0.7, 0.3], [0.8, 0.2]]])
+        result = F.lovasz_softmax(np.log(p), [[0, 0, 0]], absent="count", reduction="none")
+        np.testing.assert_allclose(result.numpy()[1], 0.3)
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("scale", [0.01, 1, 10])
+    def test_many_pixels(self, dtype, scale):
+        """Against sums of sorted arrays: errors of all sizes, and many that are nearly equal."""
+        logits, labels = _logits(dtype, scale, (1, 5000, 3)), np.arange(5000)[None] ** 2 % 7 % 3
+        p = np.exp(_log_softmax(logits.astype(np.float64)))[0]
+        expected = []
+        for c in range(3):
+            truth = labels[0] == c
+            order = np.argsort(-abs(truth - p[:, c]), kind="stable")
+            left = truth.sum() - truth[order].cumsum()
+            loss = 1 - left / (truth.sum() + (~truth)[order].cumsum())
+            expected.append((abs(truth - p[:, c])[order] * np.diff(loss, prepend=0)).sum())
+        result = F.lovasz_softmax(logits, labels, reduction="none").numpy()
+        atol = 1e-6 if dtype == np.float32 else 1e-10
+        np.testing.assert_allclose(result, expected, rtol=0, atol=atol)
+
+    def test_nan_is_not_hidden(self):
+        logits = _logits()
+        logits[1, 2, 1, 0] = np.nan
+        assert np.isnan(F.lovasz_softmax(logits, _labels()).item())
+
+
+class TestBoundary:
+    def test_of_certain_answers_is_the_sum_of_distances_inside(self):
+        distance = np.array([[2.0, 1.0, -1.0, 1.0]])
+        logits = 1e3 * np.eye(2)[[[0, 1, 1, 0]]]
+        assert F.boundary_loss(logits, distance, reduction="sum").item() == 0.0
+        logits = 1e3 * np.eye(2)[[[0, 0, 1, 0]]]
+        assert F.boundary_loss(logits, distance).item() == -1 / 4
+
+    def test_gradient(self):
+        distance = _logits(shape=(*SHAPE, CLASSES))
+
+        def f(x):
+            return F.boundary_loss(
+                x, distance, _labels(), WEIGHT, reduction="none", pixel_weight=PIXEL_WEIGHT
+            )
+
+        assert gradcheck(f, _logits())
+
+    def test_same_bits_for_any_number_of_threads(self):
+        rng = np.random.default_rng(0)
+        logits, distance = rng.normal(size=(2, 2, 160, 170, 3)).astype(np.float32)
+        before, results = kernels.parallel.get_num_threads(), []
+        try:
+            for threads in (1, 2, 5):
+                kernels.parallel.set_num_threads(threads)
+                x = Tensor(logits, requires_grad=True)
+                y = F.boundary_loss(x, distance)
+                y.backward()
+                results.append(y.numpy().tobytes() + x.grad.tobytes())
+        finally:
+            kernels.parallel.set_num_threads(before)
+        assert results[0] == results[1] == results[2]
+
+    @pytest.mark.filterwarnings("ignore:invalid value")  # plain Python
+    def test_ignored_pixels_may_be_anything(self):
+        logits, distance, labels = _logits(), _logits(scale=1), _labels()
+        expected = F.boundary_loss(logits, distance, labels).item()
+        logits[labels == -100] = np.nan
+        x = Tensor(logits, requires_grad=True)
+        result = F.boundary_loss(x, distance, labels)
+        result.backward()
+        assert result.item() == expected
+        assert (x.grad[labels == -100] == 0).all()
+
+    def test_all_ignored_costs_nothing(self):
+        assert F.boundary_loss(_logits(), _logits(), np.full(SHAPE, -100)).item() == 0
+
+    @pytest.mark.parametrize(
+        ("distance", "message"),
+        [
+            (np.zeros((2, 5, 3)), r"distance must have the shape \(2, 5, 3, 4\) of the logits"),
+            (np.full((2, 5, 3, 4), np.inf), "distance is not finite everywhere.*put zeros"),
+        ],
+    )
+    def test_errors(self, distance, message):
+        with pytest.raises(ValueError, match=f"boundary_loss: {message}"):
+            F.boundary_loss(_logits(), distance)
 
 
 def _softplus(x):

@@ -208,14 +208,33 @@ LOSSES = [
         LABELS,
     ),
     (
-        nn.DiceLoss(2.0, False, True, 2, "sum"),
-        lambda x: F.dice_loss(x, LABELS, 2.0, False, True, 2, "sum"),
+        nn.DiceLoss(2.0, False, True, 2, "sum", WEIGHT, "skip"),
+        lambda x: F.dice_loss(x, LABELS, 2.0, False, True, 2, "sum", WEIGHT, absent="skip"),
         LABELS,
     ),
     (
-        nn.TverskyLoss(0.2, 0.7, 2.0, False, True, 2, "sum"),
-        lambda x: F.tversky_loss(x, LABELS, 0.2, 0.7, 2.0, False, True, 2, "sum"),
+        nn.TverskyLoss(0.2, 0.7, 2.0, False, True, 2, "sum", WEIGHT, "skip"),
+        lambda x: F.tversky_loss(
+            x, LABELS, 0.2, 0.7, 2.0, False, True, 2, "sum", WEIGHT, absent="skip"
+        ),
         LABELS,
+    ),
+    (
+        nn.GeneralisedDiceLoss(1.0, False, True, 2, "sum", WEIGHT, "skip"),
+        lambda x: F.generalised_dice_loss(
+            x, LABELS, 1.0, False, True, 2, "sum", WEIGHT, absent="skip"
+        ),
+        LABELS,
+    ),
+    (
+        nn.LovaszSoftmaxLoss(False, False, 2, "sum", WEIGHT, "count"),
+        lambda x: F.lovasz_softmax(x, LABELS, False, False, 2, "sum", WEIGHT, absent="count"),
+        LABELS,
+    ),
+    (
+        nn.BoundaryLoss(WEIGHT, 2, "sum"),
+        lambda x: F.boundary_loss(x, SHARES, None, WEIGHT, 2, "sum"),
+        SHARES,
     ),
     (
         nn.BCEWithLogitsLoss(WEIGHT, WEIGHT + 1, "sum"),
@@ -237,6 +256,58 @@ def test_cross_entropy_takes_a_weight_for_each_pixel():
     weights = np.random.default_rng(2).uniform(size=LABELS.shape)
     expected = F.cross_entropy(_image(), LABELS, pixel_weight=weights).item()
     assert nn.CrossEntropyLoss()(_image(), LABELS, weights).item() == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["FocalLoss", "DiceLoss", "TverskyLoss", "GeneralisedDiceLoss", "LovaszSoftmaxLoss"]
+)
+def test_losses_over_labels_take_a_weight_for_each_pixel(name):
+    weights = np.random.default_rng(2).uniform(size=LABELS.shape)
+    loss = getattr(nn, name)()
+    assert loss(_image(), LABELS, weights).item() != loss(_image(), LABELS).item()
+    assert loss(_image(), LABELS, np.ones(LABELS.shape)).item() == pytest.approx(
+        loss(_image(), LABELS).item()
+    )
+
+
+def test_boundary_loss_takes_labels_and_weights():
+    weights = np.random.default_rng(2).uniform(size=LABELS.shape)
+    expected = F.boundary_loss(_image(), SHARES, LABELS, None, 2, pixel_weight=weights).item()
+    loss = nn.BoundaryLoss(ignore_index=2)
+    assert loss(_image(), SHARES, LABELS, weights).item() == expected
+
+
+class TestCombinedLoss:
+    def test_is_the_weighted_sum(self):
+        losses = nn.CrossEntropyLoss(), nn.DiceLoss(), nn.BoundaryLoss(), nn.MSELoss()
+        combined = nn.CombinedLoss(*losses[:3], shares=(1, 0.5, 0.01))
+        x, weights = _image(), np.random.default_rng(2).uniform(size=LABELS.shape)
+        given = {"pixel_weight": weights, "distance": SHARES}
+        expected = (
+            F.cross_entropy(x, LABELS, pixel_weight=weights).item()
+            + 0.5 * F.dice_loss(x, LABELS, pixel_weight=weights).item()
+            + 0.01 * F.boundary_loss(x, SHARES, LABELS, pixel_weight=weights).item()
+        )
+        assert combined(x, LABELS, **given).item() == pytest.approx(expected, rel=1e-5)
+        combined.shares[1:] = 0, 0
+        alone = F.cross_entropy(x, LABELS, pixel_weight=weights).item()
+        assert combined(x, LABELS, **given).item() == alone
+
+    def test_gradients_add_up(self):
+        parts = []
+        for loss in (nn.FocalLoss(), nn.DiceLoss(), nn.CombinedLoss(nn.FocalLoss(), nn.DiceLoss())):
+            x = Tensor(_image(), requires_grad=True)
+            loss(x, LABELS).backward()
+            parts.append(x.grad)
+        np.testing.assert_allclose(parts[0] + parts[1], parts[2], rtol=1e-5, atol=1e-8)
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="give it at least one loss"):
+            nn.CombinedLoss()
+        with pytest.raises(ValueError, match="shares must be 2 numbers"):
+            nn.CombinedLoss(nn.FocalLoss(), nn.DiceLoss(), shares=[1])
+        with pytest.raises(TypeError, match="none of its losses takes an argument 'distance'"):
+            nn.CombinedLoss(nn.FocalLoss())(_image(), LABELS, distance=SHARES)
 
 
 def test_pooling_and_unpooling():
