@@ -165,9 +165,9 @@ def predict_tiles(
     size : (int, int)
         Height and width of the image.
     tile : int
-        Largest side of a window. Memory grows with its square: measured, a U-Net needs up to
-        ``36 * root * tile**2`` bytes, and so 5000 x 4000 pixels in colour stay below 1 GB, all
-        included, also with the paper's 64 channels.
+        Largest side of a window. Memory grows with its square and with the network's channels: a
+        U-Net with 16 at full resolution does 5000 x 4000 pixels in colour below 1 GB, all included.
+        With 64 it takes more than that; give a smaller tile.
     halo : int or callable, optional
         Pixels that a score depends on, to either side; or a function of the model that tells. By
         itself `halo_of`; a network of which that is not known is given the whole image. Without
