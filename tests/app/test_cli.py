@@ -202,7 +202,7 @@ def test_ctrl_c_says_where_the_network_is(pairs_folder, tmp_path, monkeypatch, c
 
 
 def test_a_bug_keeps_its_traceback(tiny_run, pairs_folder, monkeypatch):
-    def buggy(*arguments):
+    def buggy(*arguments, **settings):
         raise ZeroDivisionError("bug")
 
     monkeypatch.setattr("minidl.evaluate.evaluate_folder", buggy)
@@ -357,7 +357,7 @@ def test_profile_of_a_network_by_its_name(capsys):
 def test_doctor_writes_a_page_and_says_whether_training_can_start(pairs_folder, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert cli.main(["doctor", str(pairs_folder), "--out", str(page)]) == 0
-    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert cli.main(["doctor", str(pairs_folder), "--out", str(page)]) == 2
     assert "exists already" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
