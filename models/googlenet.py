@@ -83,15 +83,11 @@ class ConvUnit(nn.Module):
             in_channels, out_channels, kernel_size, stride, kernel_size // 2, rng=rng,
             bias=not batch_norm, activation=None if batch_norm else "relu",
         )  # fmt: skip
-        self.bn = (
-            nn.BatchNorm2d(out_channels, eps=1e-3, activation="relu")
-            if batch_norm
-            else nn.Identity()
-        )
+        self.bn = nn.BatchNorm2d(out_channels, eps=1e-3, activation="relu") if batch_norm else None
 
     def forward(self, x: Any) -> Any:
         """(N, H, W, in_channels) to (N, H / stride, W / stride, out_channels), rounded up."""
-        return self.bn(self.conv(x))
+        return self.conv(x) if self.bn is None else self.bn(x, after=self.conv)
 
 
 class Inception(nn.Module):

@@ -121,8 +121,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """(N, H, W, in_channels) to (N, H / stride, W / stride, channels), rounded up."""
-        y = self.bn1(self.conv1(x))
-        y = self.bn2(self.conv2(y))
+        y = self.bn1(x, after=self.conv1)
+        y = self.bn2(y, after=self.conv2)
         return F.relu(y, plus=self.downsample(x))
 
 
@@ -172,9 +172,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """(N, H, W, in_channels) to (N, H / stride, W / stride, 4 * channels), rounded up."""
-        y = self.bn1(self.conv1(x))
-        y = self.bn2(self.conv2(y))
-        y = self.bn3(self.conv3(y))
+        y = self.bn1(x, after=self.conv1)
+        y = self.bn2(y, after=self.conv2)
+        y = self.bn3(y, after=self.conv3)
         return F.relu(y, plus=self.downsample(x))
 
 
@@ -307,7 +307,7 @@ class ResNetBackbone(nn.Module):
 
     def forward(self, x: Any) -> list[Any]:
         """Images (N, H, W, in_channels) to the results of the four stages, finest first."""
-        x = self.maxpool(self.bn1(self.conv1(x)))
+        x = self.maxpool(self.bn1(x, after=self.conv1))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
@@ -436,7 +436,7 @@ class CifarResNet(ImageNetwork):
     def feature_maps(self, x: Any) -> list[Any]:
         """What the three stages make of images: every pixel, every 2 and 4 pixels."""
         self.check_images(x)
-        x = self.bn1(self.conv1(x))
+        x = self.bn1(x, after=self.conv1)
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3):
             x = stage(x)

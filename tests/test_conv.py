@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from minidl import Tensor
+from minidl import Tensor, gradcheck
 from minidl import functional as F
 from minidl.kernels import bias, conv, slab
 
@@ -86,6 +86,10 @@ BLOCKS = {
     "more registers than a tile": ((1, 6, 5, 8), (3, 3, 8, 130), {}),
     "strided": ((2, 29, 30, 5), (3, 3, 5, 9), {"stride": 2, "padding": 1}),
     "dilated": ((1, 24, 25, 5), (3, 3, 5, 9), {"dilation": 4, "padding": 4}),
+    "a pixel, many weights": ((2, 9, 9, 300), (1, 1, 300, 350), {}),
+    "a pixel, more features": ((1, 15, 13, 130), (1, 1, 130, 784), {}),
+    "every second pixel": ((2, 9, 8, 20), (1, 1, 20, 30), {"stride": 2}),
+    "every second pixel, many weights": ((1, 9, 8, 320), (1, 1, 320, 336), {"stride": 2}),
     "groups of many": ((1, 13, 12, 38), (3, 3, 19, 34), {"padding": 1, "groups": 2}),
     "large kernel": ((1, 20, 20, 3), (11, 7, 3, 4), {"stride": 4, "padding": 2}),
 }
@@ -307,3 +311,30 @@ def test_zeros_behind_the_image_are_pixels_too():
     up = F.conv_transpose2d(x, w.transpose(0, 1, 3, 2), output_padding=1, dilation=2)
     np.testing.assert_allclose(up.numpy()[:, :5, :6], x @ w[0, 0], atol=1e-12)
     assert up.shape == (2, 6, 7, 4) and not up.numpy()[:, 5:].any()
+
+
+@each_dtype
+@pytest.mark.parametrize("groups", [1, 2, 20])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_factors_of_the_results(dtype, groups, kernel):
+    x, b = _normal(dtype, 2, 7, 6, 20), _normal(dtype, 20, seed=1)
+    w, scale = _normal(dtype, kernel, kernel, 20 // groups, 20), _normal(dtype, 20, seed=2)
+    settings = {"padding": 1, "groups": groups}
+    y = F.conv2d(x, w, b, **settings, scale=scale)
+    rtol = 1e-5 if dtype is np.float32 else 1e-13
+    _near(y.numpy(), reference.conv_nd(x, w, None, 1, 1, 1, groups) * scale + b, rtol)
+
+
+def test_gradients_with_factors():
+    x, w, b = _normal(float, 1, 4, 5, 3), _normal(float, 3, 3, 3, 2), _normal(float, 2)
+
+    def convolve(*inputs):
+        return F.conv2d(*inputs, scale=np.array([2.0, -3.0]), activation="relu")
+
+    assert gradcheck(convolve, [x, w, b])
+
+
+def test_refused_factors():
+    x, w = _normal(float, 1, 4, 5, 3), _normal(float, 3, 3, 3, 2)
+    with pytest.raises(ValueError, match=r"conv2d: scale must have shape \(2,\), but has \(3,\)"):
+        F.conv2d(x, w, scale=np.ones(3))

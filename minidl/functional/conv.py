@@ -33,6 +33,8 @@ class Convolution(Function):
 
     fresh_gradients = True
 
+    scale: np.ndarray | None = None
+
     def __init__(self, windows: list[Window], groups: int, relu: bool) -> None:
         self.relu = relu
         windows = [Window(1)] * (3 - len(windows)) + windows
@@ -66,7 +68,7 @@ class Convolution(Function):
             self.y = None
         elif with_bias:
             gb = kernels.bias.grad(gy)
-        gy = lift(gy, 1)
+        gy = lift(gy if self.scale is None else gy * self.scale, 1)
         gw = self._weight_grad(gy).reshape(self.w_shape) if self.needs[1] else None
         self.x = self.beside = None
         gx = self._input_grad(gy) if self.needs[0] or any(self.needs[3:]) else None
@@ -76,17 +78,20 @@ class Convolution(Function):
 class Conv(Convolution):
     """Inputs: x, weight, bias, and further channels of x; the last two may be missing or None."""
 
-    def __init__(self, windows: list[Window], groups: int, relu: bool) -> None:
+    def __init__(
+        self, windows: list[Window], groups: int, relu: bool, scale: np.ndarray | None = None
+    ) -> None:
         super().__init__(windows, groups, relu)
-        self.windows = windows
+        self.windows, self.scale = windows, scale
 
     def forward(self, x, w, b=None, beside=None):
         out = tuple(v.out_size(n) for v, n in zip(self.windows, x.shape[1:], strict=False))
         b = self._save(x, w, b, out)
         self.beside = None if beside is None else lift(beside, 1)
         y = kernels.conv.forward(
-            self.x, self.w, b, *self.geometry, self.out_size, relu=self.relu, beside=self.beside
-        )
+            self.x, self.w, b, *self.geometry, self.out_size, relu=self.relu, beside=self.beside,
+            scale=self.scale,
+        )  # fmt: skip
         return self._keep(y.reshape(len(x), *out, w.shape[-1]))
 
     def backward(self, gy):
@@ -189,7 +194,9 @@ def _check_channels(name, x, beside, weight, bias, groups, wants, outputs) -> No
         raise ValueError(f"{name}: bias must have shape ({outputs},), but has {bias.shape}.")
 
 
-def _conv(axes, x, weight, bias, stride, padding, dilation, groups, activation, beside) -> Tensor:
+def _conv(
+    axes, x, weight, bias, stride, padding, dilation, groups, activation, beside, scale
+) -> Tensor:  # fmt: skip
     name = f"conv{axes}d"
     x, weight, bias, beside = check.floating(
         name, ("bias", "beside"), x=x, weight=weight, bias=bias, beside=beside
@@ -213,7 +220,11 @@ def _conv(axes, x, weight, bias, stride, padding, dilation, groups, activation, 
                 f"padding {window.before} and {window.after}; x has shape {x.shape}. "
                 "Use a larger input, more padding or less dilation."
             )
-    function = Conv(windows, groups, activation == "relu")
+    if scale is not None:
+        scale = np.ascontiguousarray(scale, x.dtype)
+        if scale.shape != (outputs,):
+            raise ValueError(f"{name}: scale must have shape ({outputs},), but has {scale.shape}.")
+    function = Conv(windows, groups, activation == "relu", scale)
     if beside is not None:
         bias = Tensor(np.zeros(weight.shape[-1], x.dtype)) if bias is None else bias
         return apply(function, x, weight, bias, beside)
@@ -258,7 +269,7 @@ def _conv_transpose(
 def conv1d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, activation: str | None = None,
-    beside: Any = None,
+    beside: Any = None, scale: Any = None,
 ) -> Tensor:  # fmt: skip
     """Convolution of sequences; see `conv2d`, with one spatial axis in place of two.
 
@@ -267,20 +278,22 @@ def conv1d(
     x : (N, L, C) Tensor
     weight : (K, C // groups, F) Tensor
     bias : (F,) Tensor, optional
-    stride, padding, dilation, groups, activation, beside
+    stride, padding, dilation, groups, activation, beside, scale
         As for `conv2d`. A causal convolution has ``padding=((dilation * (K - 1), 0),)``.
 
     Returns
     -------
     (N, OL, F) Tensor
     """
-    return _conv(1, x, weight, bias, stride, padding, dilation, groups, activation, beside)
+    return _conv(
+        1, x, weight, bias, stride, padding, dilation, groups, activation, beside, scale
+    )  # fmt: skip
 
 
 def conv2d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, activation: str | None = None,
-    beside: Any = None,
+    beside: Any = None, scale: Any = None,
 ) -> Tensor:  # fmt: skip
     """Convolution of images, as networks use the word: the kernel is not flipped.
 
@@ -306,6 +319,9 @@ def conv2d(
     beside : (N, H, W, C2) Tensor, optional
         Further channels of x, which come behind its own: the result is
         ``conv2d(concatenate([x, beside]), ...)``, but nothing is copied.
+    scale : (F,) array, optional
+        Factors for the results, before the bias is added, at no cost. They are constants: no
+        gradient flows into them.
 
     Returns
     -------
@@ -324,13 +340,15 @@ def conv2d(
     Dumoulin & Visin, A guide to convolution arithmetic for deep learning, 2016,
     relationships 6 and 15.
     """
-    return _conv(2, x, weight, bias, stride, padding, dilation, groups, activation, beside)
+    return _conv(
+        2, x, weight, bias, stride, padding, dilation, groups, activation, beside, scale
+    )  # fmt: skip
 
 
 def conv3d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1, *, activation: str | None = None,
-    beside: Any = None,
+    beside: Any = None, scale: Any = None,
 ) -> Tensor:  # fmt: skip
     """Convolution of volumes; see `conv2d`, with three spatial axes in place of two.
 
@@ -339,14 +357,16 @@ def conv3d(
     x : (N, D, H, W, C) Tensor
     weight : (KD, KH, KW, C // groups, F) Tensor
     bias : (F,) Tensor, optional
-    stride, padding, dilation, groups, activation, beside
+    stride, padding, dilation, groups, activation, beside, scale
         As for `conv2d`.
 
     Returns
     -------
     (N, OD, OH, OW, F) Tensor
     """
-    return _conv(3, x, weight, bias, stride, padding, dilation, groups, activation, beside)
+    return _conv(
+        3, x, weight, bias, stride, padding, dilation, groups, activation, beside, scale
+    )  # fmt: skip
 
 
 def conv_transpose1d(

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidl.kernels import depthwise, gemm, join, memory, parallel, simd, winograd
+from minidl.kernels import depthwise, gemm, join, memory, parallel, pointwise, simd, winograd
 from minidl.kernels.jit import kernel
 from minidl.kernels.slab import (
     DEPTH_BLOCK,
@@ -44,6 +44,7 @@ from minidl.kernels.slab import (
     fill_slab,
     number_of_blocks,
     place_runs,
+    scale_channels,
     slab_of,
 )
 
@@ -184,7 +185,7 @@ def convolve(
             at_once = 1 if few else rows
             for above in range(0, rows, at_once):
                 for p in range(split * panels // splits, (split + 1) * panels // splits):
-                    feature, width = panel_place(p, target.channels, unit)
+                    feature, width = gemm.panel_place(p, target.channels, unit)
                     at = jobs.packed_at[j] + feature * depth
                     if depth <= DEPTH_BLOCK:
                         convolve_rows(
@@ -199,25 +200,19 @@ def convolve(
 
 
 @kernel
-def panel_place(panel, features, unit):
-    """First feature of a panel, and how many it has room for."""
-    vectors = (features + unit - 1) // unit
-    first = gemm.panel_start(panel, vectors) * unit
-    return first, gemm.panel_start(panel + 1, vectors) * unit - first
-
-
-@kernel
-def pack(start, stop, weight, jobs, row_step, column_step, rows, columns, unit, packed):
+def pack(start, stop, weight, scale, jobs, row_step, column_step, rows, columns, unit, packed):
     """Lay out weights as the micro-kernel reads them; tasks are panels of jobs.
 
     Row ``t * rows + r``, column f of job j is
     ``weight[tap_at[t] + r * row_step + f * column_step]`` for the taps t of the job; one of the two
     steps is 1. Columns past `columns` become zero.
+
+    scale : empty, or a factor for each channel of the target
     """
     panels = gemm.panels_of((columns + unit - 1) // unit)
     for task in range(start, stop):
         j, p = task // panels, task % panels
-        first, width = panel_place(p, columns, unit)
+        first, width = gemm.panel_place(p, columns, unit)
         filled = min(width, columns - first)
         taps = jobs.first_tap[j + 1] - jobs.first_tap[j]
         for t in range(taps):
@@ -230,6 +225,8 @@ def pack(start, stop, weight, jobs, row_step, column_step, rows, columns, unit, 
                 gemm.transpose(weight, at, column_step, filled, rows, packed, to, width)
             for r in range(rows):
                 clear_channels(packed, to + r * width + filled, width - filled)
+                if scale.size:
+                    scale_channels(packed, to + r * width, scale, jobs.channel[j] + first, filled)
 
 
 def _unit(features: int, dtype) -> int:
@@ -291,8 +288,8 @@ def _input_layout(shape, weight_shape, stride, padding, dilation, groups, size, 
     return _layout(plan, target, *steps, kernel_size, channels * features, dtype)
 
 
-def _run(layout, source, beside, weight, bias, relu, out):
-    """Pack `weight` and run `convolve`."""
+def _run(layout, source, beside, weight, scale, bias, relu, out):
+    """Pack `weight`, times `scale` if that is not empty, and run `convolve`."""
     plan, jobs, target, unit, *steps = layout
     if not out.size:
         return
@@ -300,7 +297,7 @@ def _run(layout, source, beside, weight, bias, relu, out):
     panels = gemm.panels_of(-(-target.channels // unit))
     parallel.run(
         pack, len(jobs.run) * panels, packed.size,
-        weight.reshape(-1), jobs, *steps, plan.channels, target.channels, unit, packed,
+        weight.reshape(-1), scale, jobs, *steps, plan.channels, target.channels, unit, packed,
     )  # fmt: skip
     bias = np.append(bias, np.zeros(gemm.TILE_VECTORS * unit, bias.dtype))
     splits = max(1, min(panels, -(-MIN_TASKS // max(1, plan.blocks))))
@@ -342,6 +339,14 @@ def _one_by_one(kernel_size, stride, padding, size, out_size) -> bool:
     return alone and tuple(size) == tuple(out_size)
 
 
+def _seen(kernel_size, stride, padding, out_size, *arrays):
+    """Where kernels of one pixel stride, only the pixels they see, and a stride of 1."""
+    if tuple(kernel_size) != (1, 1, 1) or tuple(stride) == (1, 1, 1) or any(padding):
+        return stride, *arrays
+    steps = tuple(slice(0, n * s, s) for n, s in zip(out_size, stride, strict=True))
+    return (1, 1, 1), *(np.ascontiguousarray(x[:, *steps]) for x in arrays)
+
+
 def _in_a_row(*arrays):
     """Images as a single row of all their pixels, so that tiles of pixels are whole ones."""
     return (x.reshape(1, 1, 1, math.prod(x.shape[:-1]), x.shape[-1]) for x in arrays)
@@ -349,7 +354,7 @@ def _in_a_row(*arrays):
 
 def forward(
     x, weight, bias, stride, padding, dilation, groups, size, relu=False, beside=None,
-    algorithm=None,
+    scale=None, algorithm=None,
 ):  # fmt: skip
     """Convolution of x with weight, (N, D, H, W, C) to (N, *size, F).
 
@@ -367,18 +372,24 @@ def forward(
         Write ``max(y, 0)`` in place of y.
     beside : (N, D, H, W, C2) array or None
         Further channels of x, behind its own; C counts both.
+    scale : (F,) array or None
+        Factors for the results, before the bias is added. They cost nothing, because weights are
+        copied anyway.
     algorithm : 'winograd', 'depthwise', 'direct' or None
         None takes what `algorithm_for` says.
     """
     *kernel_size, channels, features = weight.shape
     bias = np.zeros(features, x.dtype) if bias is None else bias
+    scale = np.empty(0, x.dtype) if scale is None else scale
     algorithm = algorithm or algorithm_for(x.dtype, weight.shape, stride, groups)
     x, beside = _beside(x, beside, kernel_size[0], groups)
     if algorithm == "winograd":
-        return winograd.forward(x, beside, weight, bias, padding, dilation, size, relu)
+        return winograd.forward(x, beside, weight, scale, bias, padding, dilation, size, relu)
     if algorithm == "depthwise":
+        weight = weight * scale if scale.size else weight
         y = depthwise.forward(x, weight, bias, stride, padding, dilation, size)
         return np.maximum(y, 0, out=y) if relu else y
+    stride, x, beside = _seen(kernel_size, stride, padding, size, x, beside)
     result = y = memory.empty((len(x), *size, features), x.dtype)
     if _one_by_one(kernel_size, stride, padding, x.shape[1:-1], size):
         x, beside, y = _in_a_row(x, beside, y)
@@ -387,7 +398,7 @@ def forward(
     layout = _forward_layout(
         shape, x.shape[-1], weight.shape, stride, padding, dilation, groups, tuple(size), x.dtype
     )
-    _run(layout, x, beside, weight, bias, relu, y)
+    _run(layout, x, beside, weight, scale, bias, relu, y)
     return result
 
 
@@ -452,7 +463,7 @@ def input_grad(
         layout = _input_layout(
             gy.shape, weight.shape, stride, padding, dilation, groups, tuple(size), gy.dtype
         )
-        _run(layout, gy, gy[..., :0], weight, bias, relu, out)
+        _run(layout, gy, gy[..., :0], weight, np.empty(0, gy.dtype), bias, relu, out)
     return gx if split is None else join.cut(gx, [split, gx.shape[-1] - split])
 
 
@@ -514,7 +525,7 @@ def weight_grad_tasks(
                     continue
                 to = (r - first // run) * tall * columns
                 for p in range(panels):
-                    feature, width = panel_place(p, features, unit)
+                    feature, width = gemm.panel_place(p, features, unit)
                     if in_place:
                         gemm.multiply_block(
                             slab, gemm.ZERO, gemm.ONE, grid.step_w * grid.source_row, x_runs,
@@ -540,7 +551,13 @@ def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, beside=No
     added in their order.
     """
     x, beside = _beside(x, beside, kernel_size[0], groups)
-    if _one_by_one(kernel_size, stride, padding, x.shape[1:-1], gy.shape[1:-1]):
+    stride, x, beside = _seen(kernel_size, stride, padding, gy.shape[1:-1], x, beside)
+    alone = _one_by_one(kernel_size, stride, padding, x.shape[1:-1], gy.shape[1:-1])
+    many = (x.shape[-1] + beside.shape[-1]) * gy.shape[-1] > WEIGHT_TASK
+    if alone and many and groups == 1:
+        parts = [pointwise.weight_grad(part, gy) for part in (x, beside) if part.shape[-1]]
+        return np.concatenate(parts).reshape(*kernel_size, -1, gy.shape[-1])
+    if alone:
         x, beside, gy = _in_a_row(x, beside, gy)
     shape = *x.shape[:-1], x.shape[-1] + beside.shape[-1]
     features, channels = gy.shape[-1] // groups, shape[-1] // groups

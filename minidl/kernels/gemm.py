@@ -209,6 +209,14 @@ def panel_start(panel, vectors):
 
 
 @kernel
+def panel_place(panel, features, unit):
+    """First feature of a panel, and how many it has room for."""
+    vectors = (features + unit - 1) // unit
+    first = panel_start(panel, vectors) * unit
+    return first, panel_start(panel + 1, vectors) * unit - first
+
+
+@kernel
 def multiply_block(
     a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run, width,
     start, start_at, start_row, c, c_at, c_row, rows, relu,

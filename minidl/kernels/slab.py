@@ -93,6 +93,15 @@ def copy_channels(source, at, out, to, count):
 
 
 @kernel
+def scale_channels(out, to, scale, at, count):
+    """Multiply `count` numbers by as many factors."""
+    for c in range(0, count, simd.lanes(out)):
+        some = count - c
+        product = simd.load_some(out, to + c, some) * simd.load_some(scale, at + c, some)
+        simd.store_some(out, to + c, product, some)
+
+
+@kernel
 def clear_channels(out, to, count):
     """Write `count` zeros."""
     for c in range(0, count, simd.lanes(out)):

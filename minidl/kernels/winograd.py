@@ -267,10 +267,18 @@ def transform_tile(source, n, h, w, tiles, channels, patch, out, to, plane):
 
 
 @kernel
-def transform_kernels(weight, channels, features, channel, rows, feature, columns, out):
+def scaled_6(line, factor):
+    """Six vectors times another."""
+    a, b, c, d, e, f = line
+    return a * factor, b * factor, c * factor, d * factor, e * factor, f * factor
+
+
+@kernel
+def transform_kernels(weight, scale, channels, features, channel, rows, feature, columns, out):
     """``out[36, rows, columns] = G g Gᵀ`` for `rows` input and `columns` output channels.
 
     weight : flat (3, 3, channels, features)
+    scale : empty, or a factor for each of the features
     out : flat; columns a multiple of the register, zero behind `features`.
     """
     lanes = simd.lanes(weight)
@@ -282,6 +290,9 @@ def transform_kernels(weight, channels, features, channel, rows, feature, column
             g0 = transform_kernel_line(*load_3(weight, at, 3 * right, some))
             g1 = transform_kernel_line(*load_3(weight, at + right, 3 * right, some))
             g2 = transform_kernel_line(*load_3(weight, at + 2 * right, 3 * right, some))
+            if scale.size:
+                factor = simd.load_some(scale, feature + f, some)
+                g0, g1, g2 = scaled_6(g0, factor), scaled_6(g1, factor), scaled_6(g2, factor)
             to = c * columns + f
             store_6(out, to, plane, transform_kernel_line(g0[0], g1[0], g2[0]))
             store_6(out, to + 6 * plane, plane, transform_kernel_line(g0[1], g1[1], g2[1]))
@@ -343,7 +354,7 @@ def write_tile(
 
 
 @kernel
-def prepare(start, stop, weight, channels, features, out):
+def prepare(start, stop, weight, scale, channels, features, out):
     """Tasks are panels of features: the transformed kernels of all of them, as `multiply` reads."""
     lanes = simd.lanes(out)
     vectors = (features + lanes - 1) // lanes
@@ -354,19 +365,20 @@ def prepare(start, stop, weight, channels, features, out):
             depth = min(CHANNEL_BLOCK, channels - channel)
             to = ELEMENTS * (feature * channels + channel * columns)
             transform_kernels(
-                weight, channels, features, channel, depth, feature, columns, out[to:]
+                weight, scale, channels, features, channel, depth, feature, columns, out[to:]
             )
 
 
 @kernel
 def multiply(
-    start, stop, transformed, weight, prepared, bias, floor, tiles, channels, features, first,
-    count, y, own, beside,
+    start, stop, transformed, weight, scale, prepared, bias, floor, tiles, channels, features,
+    first, count, y, own, beside,
 ):  # fmt: skip
     """Tasks are pairs of `TILE_BLOCK` tiles and a panel of features: multiply and write.
 
     transformed : (36, rows, padded channels), tiles ``first`` to ``first + count`` of the input.
     weight : flat (3, 3, channels, features)
+    scale : empty, or a factor for each of the features
     prepared : kernels transformed by `prepare`; or empty, and they are transformed here
     y, beside : flat (N, OH, OW, own) and (N, OH, OW, features - own), overwritten at the pixels of
         these tiles.
@@ -395,7 +407,7 @@ def multiply(
             at = ELEMENTS * (feature * channels + channel * columns) if ready else 0
             if not ready:
                 transform_kernels(
-                    weight, channels, features, channel, depth, feature, columns, kernels
+                    weight, scale, channels, features, channel, depth, feature, columns, kernels
                 )
             for e in range(ELEMENTS):
                 gemm.multiply_block(
@@ -432,8 +444,8 @@ def room_for(tiles, row, like):
 
 @kernel
 def convolve(
-    start, stop, source, source_beside, source_own, weight, prepared, bias, floor, tiles, channels,
-    features, row, total, y, own, beside,
+    start, stop, source, source_beside, source_own, weight, scale, prepared, bias, floor, tiles,
+    channels, features, row, total, y, own, beside,
 ):  # fmt: skip
     """Tasks are blocks of `TILE_BLOCK` tiles: transform and multiply, all of it in one cache.
 
@@ -454,7 +466,7 @@ def convolve(
             transformed, source_own,
         )  # fmt: skip
         multiply(
-            gemm.ZERO, panels, transformed, weight, prepared, bias, floor, tiles, channels,
+            gemm.ZERO, panels, transformed, weight, scale, prepared, bias, floor, tiles, channels,
             features, first, count, y, own, beside,
         )  # fmt: skip
 
@@ -697,7 +709,7 @@ def _transform(function, source, tiles, first, count, out, shift=0):
         )  # fmt: skip
 
 
-def forward(x, beside, weight, bias, padding, dilation, size, relu=False):
+def forward(x, beside, weight, scale, bias, padding, dilation, size, relu=False):
     """Convolution of stride 1 by kernels of 3 rows and columns, (N, D, H, W, C) to (N, *size, F).
 
     Parameters
@@ -705,6 +717,7 @@ def forward(x, beside, weight, bias, padding, dilation, size, relu=False):
     x, beside : (N, D, H, W, C1) and (N, D, H, W, C2) arrays
         The channels of the input, C = C1 + C2. C2 is 0 where the kernel has several planes.
     weight : (KD, 3, 3, C, F) array
+    scale : (F,) array of factors for the results, before the bias is added; or empty
     bias : (F,) array
     padding, dilation : three integers each, as for `conv.forward`
     size : extents of the output
@@ -717,7 +730,8 @@ def forward(x, beside, weight, bias, padding, dilation, size, relu=False):
     unit variance and up to 512 channels.
     """
     kernels = _side_by_side(weight)
-    return _forward(x, beside, kernels, bias, padding, dilation, size, relu, None, len(weight))[0]
+    settings = padding, dilation, size, relu, None, len(weight)
+    return _forward(x, beside, kernels, scale, bias, *settings)[0]
 
 
 def _side_by_side(weight):
@@ -728,7 +742,7 @@ def _side_by_side(weight):
     return np.ascontiguousarray(kernels).reshape(3, 3, -1, weight.shape[-1])
 
 
-def _forward(x, beside, weight, bias, padding, dilation, size, relu, split, taps):
+def _forward(x, beside, weight, scale, bias, padding, dilation, size, relu, split, taps):
     """`forward`, to one array, or to two with the first `split` channels and the others."""
     channels, features = weight.shape[2:]
     own = features if split is None else split
@@ -745,8 +759,8 @@ def _forward(x, beside, weight, bias, padding, dilation, size, relu, split, taps
     if blocks >= MIN_TASKS:
         parallel.run(
             convolve, blocks, work, x.reshape(-1), beside.reshape(-1), x.shape[-1], flat,
-            _prepared(weight), bias, floor, tiles, channels, features, _row(channels, x.dtype),
-            total, *out,
+            scale, _prepared(weight, scale), bias, floor, tiles, channels, features,
+            _row(channels, x.dtype), total, *out,
         )  # fmt: skip
         return y, other
     # Few tiles, and so many channels: threads share the features, and all need all tiles.
@@ -754,13 +768,13 @@ def _forward(x, beside, weight, bias, padding, dilation, size, relu, split, taps
     _transform(transform_input, x, tiles, 0, total, transformed)
     _transform(transform_input, beside, tiles, 0, total, transformed, x.shape[-1])
     parallel.run(
-        multiply, blocks * panels, work, transformed, flat, np.empty(0, x.dtype), bias, floor,
-        tiles, channels, features, 0, total, *out,
+        multiply, blocks * panels, work, transformed, flat, scale, np.empty(0, x.dtype), bias,
+        floor, tiles, channels, features, 0, total, *out,
     )  # fmt: skip
     return y, other
 
 
-def _prepared(weight):
+def _prepared(weight, scale):
     """All transformed kernels, or none where they would not fit a cache."""
     channels, features = weight.shape[2:]
     vectors = gemm.vectors_for(features, weight.dtype)
@@ -769,8 +783,9 @@ def _prepared(weight):
         return np.empty(0, weight.dtype)
     prepared = memory.empty((size,), weight.dtype)
     parallel.run(
-        prepare, gemm.panels_of(vectors), size, weight.reshape(-1), channels, features, prepared
-    )
+        prepare, gemm.panels_of(vectors), size, weight.reshape(-1), scale, channels, features,
+        prepared,
+    )  # fmt: skip
     return prepared
 
 
@@ -801,7 +816,8 @@ def input_grad(gy, weight, bias, padding, dilation, size, relu=False, split=None
     spans = ((k - 1) * d for k, d in zip(weight.shape, dilation, strict=False))
     rest = tuple(span - p for span, p in zip(spans, padding, strict=True))
     turned = _side_by_side(turned)
-    return _forward(gy, gy[..., :0], turned, bias, rest, dilation, size, relu, split, taps)
+    scale = np.empty(0, gy.dtype)
+    return _forward(gy, gy[..., :0], turned, scale, bias, rest, dilation, size, relu, split, taps)
 
 
 def weight_grad(x, beside, gy, taps, padding, dilation):

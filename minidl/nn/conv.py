@@ -99,6 +99,23 @@ class _Conv(Module):
         """What the function takes besides its input."""
         return self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
 
+    def mapped(self, x: Any, scale: Any, shift: Any, activation: str | None = None) -> Any:
+        """``scale * self(x) + shift``, a number each for every output channel, in one pass.
+
+        Parameters
+        ----------
+        x : Tensor
+            As for the layer, which must have no activation of its own.
+        scale, shift : ndarray of shape (F,)
+            Constants, to which no gradient flows.
+        activation : None or 'relu'
+            What follows.
+        """
+        shift = shift if self.bias is None else shift + scale * self.bias.data
+        weight, _, *others = self.arguments
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.axes - 1]
+        return convolve(x, weight, shift, *others, activation=activation, scale=scale)
+
 
 class Conv1d(_Conv):
     """`minidl.functional.conv1d` with a weight (K, C // groups, F) and a bias.

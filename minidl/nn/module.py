@@ -67,9 +67,13 @@ class Module:
     training : bool
         Whether layers that behave differently during training, such as dropout, do so. Changed by
         `train` and `eval`.
+    absorbs : tuple of classes
+        Layers that may be given as `after` when the module is called: it then computes them and
+        itself, in one if it can.
     """
 
     training: bool
+    absorbs: tuple[type, ...] = ()
 
     def __init__(self) -> None:
         self._buffers: list[str] = []
@@ -390,7 +394,7 @@ class ModuleList(_Numbered):
 
 
 class Sequential(_Numbered):
-    """Modules that are applied one after the other.
+    """Modules that are applied one after the other; see `Module.absorbs`.
 
     Parameters
     ----------
@@ -404,8 +408,13 @@ class Sequential(_Numbered):
 
     def forward(self, x: Any) -> Any:
         """The result of the last module."""
-        for module in self.children():
-            x = module(x)
+        modules = list(self.children())
+        while modules:
+            module = modules.pop(0)
+            if modules and isinstance(module, modules[0].absorbs):
+                x = modules.pop(0)(x, after=module)
+            else:
+                x = module(x)
         return x
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from minidl import functional as F
+from minidl import tensor
 from minidl.functional import check
+from minidl.nn.conv import Conv1d, Conv2d, Conv3d
 from minidl.nn.module import Module, Parameter
 
 
@@ -16,6 +18,7 @@ class _BatchNorm(Module):
     """What batch normalisation of all layouts has in common."""
 
     layouts: tuple[str, ...] = ()
+    absorbs = Conv1d, Conv2d, Conv3d
     running_mean: np.ndarray | None
     running_var: np.ndarray | None
     num_batches_tracked: np.ndarray | None
@@ -45,6 +48,18 @@ class _BatchNorm(Module):
         self.register_buffer("running_var", np.ones(num_features, dtype) if track else None)
         self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if track else None)
 
+    def __call__(self, x: Any, *args: Any, after: Any = None, **kwargs: Any) -> Any:
+        """``self(after(x))``, if there is a convolution `after` which this is.
+
+        In predicting the layer becomes part of the weights of the convolution, and takes no time of
+        its own.
+        """
+        if after is None:
+            return super().__call__(x, *args, **kwargs)
+        if self._is_constant() and after.activation is None:
+            return after.mapped(x, *self._map(), self.activation)
+        return super().__call__(after(x), *args, **kwargs)
+
     def forward(self, x: Any) -> Any:
         """`x` normalised: in training by this batch, otherwise by the running moments."""
         if np.ndim(x) not in {len(layout.split()) for layout in self.layouts}:
@@ -59,6 +74,20 @@ class _BatchNorm(Module):
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
         return y
+
+    def _is_constant(self) -> bool:
+        """Whether it is a scale and a shift that nobody wants to see or to differentiate."""
+        fixed = not self.training and self.running_mean is not None
+        return fixed and not tensor.is_grad_enabled() and tensor.listener is None
+
+    def _map(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and shift of each channel by the running moments."""
+        mean, variance = self.running_mean, self.running_var
+        assert mean is not None and variance is not None
+        scale = 1 / np.sqrt(variance.astype(np.float64) + self.eps)
+        scale = scale if self.weight is None else scale * self.weight.data
+        shift = -mean * scale if self.bias is None else self.bias.data - mean * scale
+        return scale.astype(mean.dtype), shift.astype(mean.dtype)
 
     def _share(self) -> float:
         """Share of this batch in the running moments; without momentum they are plain means."""

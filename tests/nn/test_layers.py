@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from minidl import Tensor, nn
+from minidl import Tensor, kernels, nn, no_grad
 from minidl import functional as F
 
 
@@ -24,7 +24,7 @@ LAYERS = [
 # What tensors a layer owns or is called with, and what it needs to make its own.
 TENSORS = {
     "x", "weight", "bias", "logits", "input", "target", "indices", "output_size", "pixel_weight",
-    "running_mean", "running_var", "training", "beside", "plus", "distance",
+    "running_mean", "running_var", "training", "beside", "plus", "distance", "scale",
 }  # fmt: skip
 OWN = {
     "in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels",
@@ -337,6 +337,23 @@ class TestDropout:
 
 
 class TestBatchNorm:
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("channels, settings", [(4, {"groups": 2}), (20, {"padding": 1})])
+    def test_becomes_part_of_the_convolution_before(self, channels, settings, bias, monkeypatch):
+        conv = nn.Conv2d(channels, 24, 3, bias=bias, **settings)
+        norm = nn.BatchNorm2d(24, activation="relu")
+        rng, both = np.random.default_rng(1), nn.Sequential(conv, norm)
+        for parameter in (norm.weight, norm.bias, *([conv.bias] if bias else [])):
+            parameter.data = rng.normal(size=24).astype(np.float32)
+        x = _image(channels)
+        np.testing.assert_array_equal(both(x).numpy(), norm(conv(x)).numpy())
+        both.eval()
+        expected = norm(conv(x)).numpy()
+        np.testing.assert_array_equal(both(x).numpy(), expected)  # gradients may be wanted
+        monkeypatch.setattr(kernels.batchnorm, "normalise", None)
+        with no_grad():
+            np.testing.assert_allclose(both(x).numpy(), expected, atol=2e-6 * expected.max())
+
     def test_training_moves_the_running_moments(self):
         layer, x = nn.BatchNorm2d(4, momentum=0.25), _image() * 3 + 1
         layer(x)
