@@ -20,10 +20,11 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from minidl.checkpoint import whole_file
 
 MODEL, CONFIG, SPLIT, HISTORY = "model.safetensors", "config.json", "split.json", "history.csv"
 CURVES, PREDICTIONS, METRICS = "curves.png", "predictions.png", "metrics.json"
@@ -70,16 +71,15 @@ def model_path(run: str | Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file that is complete under its name, whatever happens."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a text file that is complete under its name, whatever happens.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, with the name of the file; the old file is still there then.
+    """
+    with whole_file(path, "write_text") as file:
+        file.write(text.encode())
     return path
 
 
