@@ -4,6 +4,7 @@
 
     RUN/
       model.safetensors   the best network so far; `predict` needs nothing else
+      last.safetensors    the state of the training, from which it can go on
       config.json         every setting as it was resolved
       split.json          which files were for training and which for validation
       history.csv         one row for each validation
@@ -26,7 +27,8 @@ from typing import Any
 
 from minidl.checkpoint import whole_file
 
-MODEL, CONFIG, SPLIT, HISTORY = "model.safetensors", "config.json", "split.json", "history.csv"
+MODEL, LAST = "model.safetensors", "last.safetensors"
+CONFIG, SPLIT, HISTORY = "config.json", "split.json", "history.csv"
 CURVES, PREDICTIONS, METRICS = "curves.png", "predictions.png", "metrics.json"
 
 

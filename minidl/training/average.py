@@ -60,7 +60,10 @@ class Average:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model be the averaged one inside of the block."""
+        """Let the model be the averaged one inside of the block; blocks may be nested."""
+        if self._own is not None:
+            yield
+            return
         self._own = self.model.state_dict()
         self.model.load_state_dict(self.values)
         try:

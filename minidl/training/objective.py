@@ -26,7 +26,7 @@ from minidl.data.weights import distance_to
 from minidl.tensor import Tensor
 
 LOSSES = ("ce", "dice", "focal", "tversky", "generalised-dice", "lovasz", "boundary")
-_TVERSKY = {"alpha": 0.3, "beta": 0.7}  # Salehi et al. 2017
+_INVENTED, _MISSED = 0.3, 0.7  # prices of the Tversky loss (Salehi et al. 2017, section 3)
 _FIRST_SHARE = 0.01  # of the boundary loss
 
 
@@ -101,7 +101,8 @@ def segmentation_loss(
         if name == "dice":
             return of_foreground(F.dice_loss(scores, target, batch=True, reduction="none"))
         if name == "tversky":
-            losses = F.tversky_loss(scores, target, **_TVERSKY, batch=True, reduction="none")
+            prices = _INVENTED, _MISSED
+            losses = F.tversky_loss(scores, target, *prices, batch=True, reduction="none")
             return of_foreground(losses)
         if name == "generalised-dice":
             return F.generalised_dice_loss(scores, target, batch=True, weight=weights)

@@ -117,8 +117,10 @@ class Settings:
 
     def new_optimiser(self, model: Any) -> optim.Optimizer:
         """The optimiser of a network's parameters."""
-        decay = {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
+        parameters, decay = model.parameters(), self.weight_decay
         if self.optimiser == "sgd":
-            return optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum, **decay)
-        rule = optim.AdamW if self.optimiser == "adamw" else optim.Adam
-        return rule(model.parameters(), lr=self.lr, **decay)
+            return optim.SGD(parameters, self.lr, self.momentum, weight_decay=decay or 0.0)
+        if self.optimiser == "adamw":
+            decay = 0.01 if decay is None else decay
+            return optim.AdamW(parameters, self.lr, weight_decay=decay)
+        return optim.Adam(parameters, self.lr, weight_decay=decay or 0.0)

@@ -192,7 +192,7 @@ def test_ctrl_c_says_where_the_network_is(pairs_folder, tmp_path, monkeypatch, c
         if trainer.step == 12:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe._Recorder, "stepped", stepped)
+    monkeypatch.setattr(recipe.Recorder, "stepped", stepped)
     run = tmp_path / "run"
     command = ["train", str(pairs_folder), "--out", str(run), "--steps", "50", *SMALL]
     assert cli.main(command) == 130

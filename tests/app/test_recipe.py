@@ -17,7 +17,8 @@ from minidl.segmenter import ModelError, Segmenter
 from minidl.train import TrainingError
 
 FILES = {
-    "config.json", "curves.png", "history.csv", "metrics.json", "model.safetensors",
+    "config.json", "curves.png", "history.csv", "last.safetensors", "metrics.json",
+    "model.safetensors",
     "predictions.png", "split.json",
 }  # fmt: skip
 
@@ -142,7 +143,7 @@ def interrupt_at(monkeypatch, step):
         if trainer.step == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe._Recorder, "stepped", stepped)
+    monkeypatch.setattr(recipe.Recorder, "stepped", stepped)
 
 
 def test_ctrl_c_keeps_the_best_network_with_its_pictures(pairs_folder, tmp_path, monkeypatch):
