@@ -233,10 +233,11 @@ def learn(trainer: Trainer, recorder: Recorder) -> Outcome:
 @contextlib.contextmanager
 def _ending_on_ctrl_c(trainer: Trainer) -> Iterator[None]:
     """Let Ctrl-C end the training after the present step; pressed again, at once."""
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    # Other threads may not; and who has it ignored, as nohup does, wants to go on.
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def end(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, before)
