@@ -6,16 +6,22 @@ how they are nested, the other values, and a checksum of each array. Loading exe
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import secrets
+import shutil
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-FORMAT, CHECKSUM = "minidl", "minidl.crc32"  # keys of our part of the header
+FORMAT, CHECKSUM = "minidl", "minidl.crc32"  # keys of our part of the header, the second once
+UNFINISHED = ".unfinished"  # ends the name of a file that is being written
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "float32", "float64",
@@ -56,18 +62,56 @@ def save(path: str | os.PathLike, state: Any) -> None:
         raise FileNotFoundError(f"save: there is no folder {path.parent} to write {path.name} to.")
     arrays: dict[str, np.ndarray] = {}
     header = json.dumps(_encode(state, "", arrays))
-    checksum = str(zlib.crc32(header.encode()))
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    # One key: of several, the library writes now this one first, now that one.
+    about = {FORMAT: f"{header}\n{zlib.crc32(header.encode())}"}
+    with whole_file(path, "save") as file:
+        file.write(serialise(arrays, metadata=about))
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, function: str) -> Iterator[BinaryIO]:
+    """Open a file that takes the name `path` when the block ends well, or else vanishes.
+
+    At any moment, and after a power cut, there is either the old file or the new one.
+
+    Parameters
+    ----------
+    path : Path
+    function : str
+        Named in the error.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, with the name of the file; whatever else the system says.
+    """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with open(unfinished, "xb") as file:
-            file.write(serialise(arrays, metadata={FORMAT: header, CHECKSUM: checksum}))
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _full(path, function, error.errno) from error
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):
         _flush_folder(path.parent)
+
+
+def _full(path: Path, function: str, number: int) -> OSError:
+    """An error without a number in front of its words."""
+    left = shutil.disk_usage(path.parent).free / 1e6
+    before = "the file that was there is as it was" if path.exists() else "nothing was left there"
+    error = OSError(
+        f"{function}: no space left on the disk to write {path} ({left:.1f} MB are free); "
+        f"{before}. Make room, or write to another disk."
+    )
+    error.errno = number
+    return error
 
 
 def _flush_folder(folder: Path) -> None:
@@ -112,9 +156,10 @@ def load(path: str | os.PathLike) -> Any:
                     f"load: {path} is a safetensors file, but not written by minidl.save. Read it "
                     "with safetensors.numpy.load_file, and pass what it holds to load_state_dict."
                 )
-            if str(zlib.crc32(about[FORMAT].encode())) != about.get(CHECKSUM):
+            header, _, checksum = about[FORMAT].partition("\n")
+            if str(zlib.crc32(header.encode())) != (checksum or about.get(CHECKSUM)):
                 raise _damaged(path, "its header")
-            return _decode(json.loads(about[FORMAT]), file, path)
+            return _decode(json.loads(header), file, path)
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise ValueError(
             f"load: {path} is cut off, damaged, or not written by minidl.save ({error}). Take an "

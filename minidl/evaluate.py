@@ -17,6 +17,7 @@ from minidl import metrics
 from minidl import run as folder
 from minidl.data import DataError, Dataset, Pair, find_pairs
 from minidl.data.masks import listing
+from minidl.flips import flipped
 from minidl.progress import Progress
 from minidl.segmenter import Segmenter, scores_of
 
@@ -278,6 +279,7 @@ def evaluate_folder(
     split: str | None = None,
     progress: Progress | None = None,
     boundary: float | None = None,
+    flips: str | None = None,
 ) -> Evaluation:
     """Score a run's network on a data folder.
 
@@ -294,6 +296,8 @@ def evaluate_folder(
     progress : Progress, optional
     boundary : float, optional
         As in `evaluate`.
+    flips : 'mirror' or 'all', optional
+        Take the mean over mirror images; see `flips.Flipped`.
 
     Returns
     -------
@@ -314,7 +318,7 @@ def evaluate_folder(
     progress.say(f"{data}: {part}, {len(dataset)} images")
     progress.begin("predicting")
     return evaluate(
-        segmenter.model,
+        flipped(segmenter.model, flips),
         dataset,
         segmenter.class_names,
         segmenter.foreground,

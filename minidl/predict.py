@@ -98,6 +98,7 @@ def predict_files(
     jobs: Iterable[Job],
     watch: Callable[[Job, int], Any] | None = None,
     watch_tiles: Callable[[Job, int, int, int], Any] | None = None,
+    flips: str | None = None,
 ) -> list[Path]:
     """Predict the images of a `plan` and write their masks, one page in memory at a time.
 
@@ -111,6 +112,8 @@ def predict_files(
     watch_tiles : callable, optional
         Called before each tile, with the job, the page's number, and how many of how many tiles
         of the page are done.
+    flips : 'mirror' or 'all', optional
+        Take the mean over mirror images; see `flips.Flipped`.
 
     Returns
     -------
@@ -128,7 +131,7 @@ def predict_files(
     written = []
     for job in jobs:
         job.masks[0].parent.mkdir(parents=True, exist_ok=True)
-        masks = _masks(segmenter, job, watch, watch_tiles)
+        masks = _masks(segmenter, job, watch, watch_tiles, flips)
         if len(job.masks) == 1 and job.pages > 1:
             written.append(write_mask_pages(job.masks[0], masks, segmenter.mask_kind))
         else:
@@ -144,10 +147,11 @@ def _masks(
     job: Job,
     watch: Callable[[Job, int], Any] | None,
     watch_tiles: Callable[[Job, int, int, int], Any] | None,
+    flips: str | None,
 ) -> Iterator[np.ndarray]:
     for page, image in enumerate(read_pages(job.image)):
         if watch is not None:
             watch(job, page)
         name = job.image if job.pages == 1 else f"{job.image}[{page}]"
         tell = None if watch_tiles is None else functools.partial(watch_tiles, job, page)
-        yield segmenter(image, name, watch=tell)
+        yield segmenter(image, name, watch=tell, flips=flips)

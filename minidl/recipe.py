@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,15 +17,20 @@ from minidl import metrics, plot
 from minidl import run as folder
 from minidl.data import DataError, Dataset, Normaliser, Report, Split, check_folder, split_pairs
 from minidl.data.masks import listing
-from minidl.evaluate import Evaluation
+from minidl.doctor.advice import class_frequencies, median_frequency_weights
+from minidl.evaluate import Evaluation, evaluate
 from minidl.gallery import draw_predictions
-from minidl.progress import Progress, duration
+from minidl.progress import Progress
 from minidl.random import manual_seed
 from minidl.segmenter import Architecture, Segmenter
-from minidl.train import Settings, Trainer, TrainingError, Watch
+from minidl.train import Settings, Trainer, TrainingError
+from minidl.training.origin import checksums, origin
+from minidl.training.recorder import Recorder
+from minidl.training.settings import BUDGET
 
 DEFAULT_MINUTES = 5.0
 DEFAULT_CROP = 256
+DEFAULT_LR = {"adam": 2e-3, "adamw": 2e-3, "sgd": 2e-2}
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,15 @@ class Options:
         How crops are varied; see `data.batches`.
     foreground_crops : float
         Share of the crops that are moved so that they have foreground in them, where there is any.
-    lr : float
-        Learning rate at the beginning.
+    lr : float, optional
+        Learning rate at the beginning; by itself 0.002, and 0.02 for ``'sgd'``.
     seed : int
         Of the split, the weights and the crops.
+    accumulate, optimiser, momentum, weight_decay, schedule, warm_up, clip, average, patience, loss
+        See `train.Settings`.
+    class_weights : 'none', 'median' or sequence of float
+        A factor for each class in the loss; 'median' takes those of `doctor.advice`, by which rare
+        classes count as much as frequent ones.
     val_fraction : float
         Share of the files to validate on, where no lists say which.
     labels : sequence of int, optional
@@ -67,8 +81,19 @@ class Options:
     crop: int | None = None
     augment: str = "turns"
     foreground_crops: float = 0.0
-    lr: float = 2e-3
+    lr: float | None = None
     seed: int = 0
+    accumulate: int = 1
+    optimiser: str = "adam"
+    momentum: float = 0.9
+    weight_decay: float | None = None
+    schedule: str = "cosine"
+    warm_up: int = 0
+    clip: float | None = None
+    average: float | None = None
+    patience: int | None = None
+    loss: str = "ce+dice"
+    class_weights: str | Sequence[float] = "none"
     val_fraction: float = 0.2
     labels: Sequence[int] | None = None
     ignore: int | None = None
@@ -130,10 +155,17 @@ def train_folder(
         With all that is wrong with `data`, before anything is trained or written.
     TrainingError
         If the loss is no longer finite. The best network until then stays in `run`.
+    OSError
+        If the disk is full; what was written before stays as it is.
     """
     options, progress = options or Options(), progress or Progress(silent=True)
     run = folder.refuse_existing(run)
-    outcome = train_into(run, data, options, progress)
+    return with_pictures(train_into(run, data, options, progress), progress)
+
+
+def with_pictures(outcome: Outcome, progress: Progress) -> Outcome:
+    """Write the scores of the best network, and what it makes of some images."""
+    run = outcome.run
     if outcome.segmenter is not None and outcome.evaluation is not None:
         progress.begin("drawing the pictures")
         title = f"{run.name}: validation images"
@@ -154,22 +186,70 @@ def train_into(run: Path, data: str | Path, options: Options, progress: Progress
     train = Dataset(split.train, report.mask_kind)
     val = Dataset(split.val, report.mask_kind, train.normaliser)
     segmenter = new_segmenter(report, train.normaliser, options)
-    settings = resolve(options, report, segmenter.architecture)
+    weights = _class_weights(options.class_weights, train, segmenter.class_names)
+    settings = resolve(options, report, segmenter.architecture, weights)
     _begin_folder(run, data, options, settings, segmenter, split)
-    progress.say(_plan_text(options, settings, segmenter))
-    watch = _Recorder(run, segmenter, progress)
-    trainer = Trainer(
-        segmenter.model, train, val, settings, segmenter.class_names, segmenter.foreground, watch
-    )
+    progress.say(_plan_text(options.model, settings, segmenter))
+    return learn(*new_trainer(run, segmenter, train, val, settings, progress))
+
+
+def new_trainer(
+    run: Path,
+    segmenter: Segmenter,
+    train: Dataset,
+    val: Dataset,
+    settings: Settings,
+    progress: Progress,
+) -> tuple[Trainer, Recorder]:
+    """What trains in a folder that has been begun, and what keeps the folder."""
+    recorder = Recorder(run, segmenter, progress, origin(run, segmenter, settings))
+    names, foreground = segmenter.class_names, segmenter.foreground
+    watches = [recorder]
+    return Trainer(segmenter.model, train, val, settings, names, foreground, watches), recorder
+
+
+def learn(trainer: Trainer, recorder: Recorder) -> Outcome:
+    """Train, and say how it ended."""
+    progress = recorder.progress
     progress.begin("first step; kernels are compiled once and kept for later runs")
     try:
-        trainer.run()
+        with _ending_on_ctrl_c(trainer):
+            trainer.run()
     except TrainingError as error:
-        raise TrainingError(f"{error} {watch.kept()}") from error
+        raise TrainingError(f"{error} {recorder.kept()}") from error
+    except OSError as error:
+        raise OSError(f"{error} {recorder.kept()} {recorder.way_on()}") from error
     if trainer.interrupted:
-        watch.keep_unvalidated(trainer)
-        progress.say(f"stopped by Ctrl-C after {trainer.step} steps. {watch.kept()}")
-    return _outcome(run, trainer, watch)
+        recorder.keep_interrupted(trainer)
+        progress.say(f"stopped by Ctrl-C after {trainer.step} steps. {recorder.kept()}")
+        progress.say(recorder.way_on())
+    elif trainer.stopped_early:
+        progress.say(f"stopped early: no better network in {trainer.settings.patience} validations")
+    if trainer.waited_share:
+        progress.say(f"  waited for data: {trainer.waited_share:.1%} of the time")
+    return _outcome(trainer, recorder)
+
+
+@contextlib.contextmanager
+def _ending_on_ctrl_c(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C end the training after the present step; pressed again, at once."""
+    before = signal.getsignal(signal.SIGINT)
+    # Other threads may not; and who has it ignored, as nohup does, wants to go on.
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        trainer.stop()
+        # Not print: it may be what was interrupted.
+        os.write(2, b"\nCtrl-C: ending after this step (once more: at once)\n")
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def looked_over(data: str | Path, options: Options, progress: Progress) -> Report:
@@ -211,22 +291,45 @@ def new_segmenter(report: Report, normaliser: Normaliser, options: Options) -> S
     )
 
 
-def resolve(options: Options, report: Report, architecture: Architecture) -> Settings:
+def resolve(
+    options: Options,
+    report: Report,
+    architecture: Architecture,
+    class_weights: tuple[float, ...] | None = None,
+) -> Settings:
     """Settle what the options leave open."""
     minutes = options.minutes
     if minutes is None and options.steps is None and options.epochs is None:
         minutes = DEFAULT_MINUTES
-    return Settings(
-        steps=options.steps,
-        epochs=options.epochs,
-        minutes=minutes,
-        batch_size=options.batch_size,
-        crop=_crop(options.crop, report.sizes, architecture.multiple),
-        augment=options.augment,
-        foreground_crops=options.foreground_crops,
-        lr=options.lr,
-        seed=options.seed,
-    )
+    both = {field.name for field in fields(Settings)} & {field.name for field in fields(Options)}
+    settled = {
+        "minutes": minutes,
+        "crop": _crop(options.crop, report.sizes, architecture.multiple),
+        "lr": DEFAULT_LR[options.optimiser] if options.lr is None else options.lr,
+        "class_weights": class_weights,
+    }
+    return Settings(**{name: getattr(options, name) for name in both} | settled)
+
+
+def _class_weights(
+    wanted: str | Sequence[float], train: Dataset, names: Sequence[str]
+) -> tuple[float, ...] | None:
+    if wanted == "none":
+        return None
+    if wanted == "median":
+        # Class -1 is a place for what is ignored.
+        counts = [
+            np.bincount(np.maximum(train.raw(index)[1], -1).ravel() + 1, minlength=len(names) + 1)
+            for index in range(len(train))
+        ]
+        frequencies = class_frequencies(np.array(counts)[:, 1:])
+        return tuple(median_frequency_weights(frequencies).tolist())
+    if isinstance(wanted, str) or len(wanted) != len(names):
+        raise DataError(
+            f"class weights {wanted!r} for {len(names)} classes ({listing(names)}), expected a "
+            "number for each, 'median' or 'none'."
+        )
+    return tuple(float(weight) for weight in wanted)
 
 
 def _crop(
@@ -277,88 +380,63 @@ def _begin_folder(
         "foreground": list(segmenter.foreground),
         "mask_kind": segmenter.mask_kind.to_dict(),
         "normaliser": segmenter.normaliser.to_dict(),
+        "mask_ending": segmenter.mask_ending,
     }
-    folder.write_json(run / folder.CONFIG, config)
     parts = {part: [pair.stem for pair in getattr(split, part)] for part in ("train", "val")}
-    folder.write_json(run / folder.SPLIT, {"how": split.how, **parts})
+    sums = checksums(split.train + split.val, data)
+    folder.write_json(run / folder.SPLIT, {"how": split.how, **parts, "checksums": sums})
+    folder.write_json(run / folder.CONFIG, config)
 
 
-def _plan_text(options: Options, settings: Settings, segmenter: Segmenter) -> str:
+def _plan_text(model: str, settings: Settings, segmenter: Segmenter) -> str:
     architecture = segmenter.architecture
     weights = sum(p.size for p in segmenter.model.parameters())
-    budget = [
-        f"{value:.3g} {unit}"
-        for value, unit in (
-            (settings.steps, "steps"),
-            (settings.epochs, "epochs"),
-            (settings.minutes, "minutes"),
-        )
-        if value is not None
-    ]
     crop, front = settings.crop, [segmenter.class_names[i] for i in segmenter.foreground]
     return (
-        f"  network {options.model}, depth {architecture.depth}, root {architecture.root}, "
+        f"  network {model}, depth {architecture.depth}, root {architecture.root}, "
         f"{weights:,} weights\n"
-        f"  training for {' or '.join(budget)}, {settings.batch_size} crops of "
+        f"  training for {budget_text(settings)}, {settings.batch_size} crops of "
         f"{f'{crop[0]} x {crop[1]}' if crop else 'whole images'} a step, learning rate "
         f"{settings.lr:g}\n"
+        f"{_unusual(settings)}"
         f"  val Dice is {'that' if len(front) == 1 else 'the mean'} of {listing(front)}"
     )
 
 
-class _Recorder(Watch):
-    """Shows a training on the screen and keeps its best network and its history in a folder."""
-
-    def __init__(self, run: Path, segmenter: Segmenter, progress: Progress) -> None:
-        self.run, self.segmenter, self.progress = run, segmenter, progress
-        self.evaluation: Evaluation | None = None
-        self.saved = False
-
-    def stepped(self, trainer: Trainer) -> None:
-        of = "" if trainer.last_step is None else f"/{trainer.last_step}"
-        line = f"  step {trainer.step}{of}  loss {trainer.loss:.3f}"
-        if trainer.history:
-            line += f"  val Dice {_score(trainer.history[-1])} (best {_score(trainer.best)})"
-        if trainer.step > 1 and not math.isnan(trainer.remaining):
-            line += f"  {duration(trainer.remaining)} left"
-        self.progress.now(line)
-
-    def validating(self, trainer: Trainer, done: int) -> None:
-        self.progress.now(f"  step {trainer.step}  validating {done}/{len(trainer.val)}")
-
-    def validated(self, trainer: Trainer, evaluation: Evaluation, better: bool) -> None:
-        if better:
-            self.segmenter.save(self.run / folder.MODEL)
-            self.evaluation, self.saved = evaluation, True
-        folder.write_text(self.run / folder.HISTORY, folder.history_text(trainer.history))
-        row = trainer.history[-1]
-        self.progress.say(
-            f"  step {row['step']:5}  epoch {row['epoch']:6.1f}  loss {row['train_loss']:.3f}  "
-            f"val loss {row['val_loss']:.3f}  val Dice {_score(row)}  "
-            f"pixel accuracy {row['val_pixel_accuracy']:.3f}  {duration(row['seconds'])}"
-            + ("  * best" if better else "")
-        )
-
-    def keep_unvalidated(self, trainer: Trainer) -> None:
-        """Save a network that was stopped before its first validation but has learnt something."""
-        if not self.saved and trainer.step:
-            self.segmenter.save(self.run / folder.MODEL)
-            self.saved = True
-
-    def kept(self) -> str:
-        """A sentence about what is in the folder."""
-        if self.saved:
-            return f"The best network so far is in {self.run / folder.MODEL}."
-        return f"There was no network to keep yet; {self.run} holds only its settings."
+def budget_text(settings: Settings) -> str:
+    """Such as "300 steps or 5 minutes"."""
+    given = ((getattr(settings, name), name) for name in BUDGET)
+    return " or ".join(f"{_value_text(value)} {name}" for value, name in given if value)
 
 
-def _score(row: Mapping[str, float] | None) -> str:
-    return "-" if row is None or math.isnan(row["val_dice"]) else f"{row['val_dice']:.3f}"
+def _unusual(settings: Settings) -> str:
+    """A line with what is decided otherwise than by itself, or nothing."""
+    names = (
+        "accumulate", "optimiser", "momentum", "weight_decay", "schedule", "warm_up", "clip",
+        "average", "patience", "loss", "class_weights",
+    )  # fmt: skip
+    usual = {field.name: field.default for field in fields(Settings)}
+    words = [
+        f"{name.replace('_', ' ')} {_value_text(getattr(settings, name))}"
+        for name in names
+        if getattr(settings, name) != usual[name]
+    ]
+    return f"  {', '.join(words)}\n" if words else ""
 
 
-def _outcome(run: Path, trainer: Trainer, watch: _Recorder) -> Outcome:
-    best = Segmenter.load(run / folder.MODEL) if watch.saved else None
+def _value_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " : ".join(_value_text(part) for part in value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _outcome(trainer: Trainer, recorder: Recorder) -> Outcome:
+    run, found = recorder.run, recorder.evaluation
+    best = Segmenter.load(run / folder.MODEL) if recorder.has_model else None
     if trainer.best is not None:
         figure = plot.curves(trainer.history, int(trainer.best["step"]), run.name)
         plot.write_figure(figure, run / folder.CURVES)
-    return Outcome(run, best, watch.evaluation, trainer.val, trainer.interrupted)
+        if found is None and best is not None:  # found before a resume
+            recorder.progress.begin("scoring the best network")
+            found = evaluate(best.model, trainer.val, best.class_names, best.foreground)
+    return Outcome(run, best, found, trainer.val, trainer.interrupted)

@@ -4,6 +4,7 @@
 
     RUN/
       model.safetensors   the best network so far; `predict` needs nothing else
+      last.safetensors    the state of the training, from which it can go on
       config.json         every setting as it was resolved
       split.json          which files were for training and which for validation
       history.csv         one row for each validation
@@ -20,12 +21,14 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-MODEL, CONFIG, SPLIT, HISTORY = "model.safetensors", "config.json", "split.json", "history.csv"
+from minidl.checkpoint import whole_file
+
+MODEL, LAST = "model.safetensors", "last.safetensors"
+CONFIG, SPLIT, HISTORY = "config.json", "split.json", "history.csv"
 CURVES, PREDICTIONS, METRICS = "curves.png", "predictions.png", "metrics.json"
 
 
@@ -70,16 +73,15 @@ def model_path(run: str | Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file that is complete under its name, whatever happens."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a text file that is complete under its name, whatever happens.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, with the name of the file; the old file is still there then.
+    """
+    with whole_file(path, "write_text") as file:
+        file.write(text.encode())
     return path
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from minidl.checkpoint import load, save
 from minidl.data import DataError, MaskKind, Normaliser
+from minidl.flips import flipped
 from minidl.run import RunError
 from minidl.tiles import TILE, tiled_classes, tiled_scores
 
@@ -88,6 +89,8 @@ class Segmenter:
         name: object = "image",
         tile: int = TILE,
         watch: Callable[[int, int], Any] | None = None,
+        *,
+        flips: str | None = None,
     ) -> np.ndarray:
         """Find the classes of an image.
 
@@ -103,6 +106,8 @@ class Segmenter:
             See `tiles.predict_tiles`.
         watch : callable, optional
             Called before each tile, with how many are done, and of how many.
+        flips : 'mirror' or 'all', optional
+            Take the mean over mirror images; see `flips.Flipped`.
 
         Returns
         -------
@@ -117,8 +122,9 @@ class Segmenter:
         if image.ndim != 3 or 0 in image.shape:
             raise DataError(f"{name}: shape {image.shape}, expected (H, W, C)")
         whole = self.normaliser.fit_channels(image, name)  # one part may look grey, and not others
+        model = flipped(self.model, flips)
         return tiled_classes(
-            self.model, whole, lambda part: self.normaliser(part, name), tile, watch=watch
+            model, whole, lambda part: self.normaliser(part, name), tile, watch=watch
         )
 
     def save(self, path: str | Path) -> Path:

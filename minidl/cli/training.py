@@ -27,7 +27,13 @@ over first, and all that is wrong with it is said. Nothing in it is changed.
 Whatever ends first of --epochs, --steps and --minutes ends the training; without any of them
 it takes 5 minutes. Ctrl-C ends it, too. The network that did best on the validation images
 is kept.
+
+minidl train --resume RUN goes on with a run that was interrupted, by Ctrl-C or by a power cut:
+it becomes, bit for bit, the run that it would have been. All options are those that it began
+with; a new budget, counted from the beginning, may be given to train a run for longer.
 """
+
+NOT_GIVEN = object()
 
 EVALUATE = """\
 Score the network of RUN on DATA: accuracy, Dice and IoU of each class, over all pixels.
@@ -72,18 +78,25 @@ def _add_train(commands: Any) -> None:
         commands,
         "train",
         _train,
-        "DATA [--out RUN] [options]",
+        "DATA [--out RUN] [options] | --resume RUN",
         "train a network on a folder of images and masks",
         TRAIN,
     )
-    command.add_argument("data", type=Path, metavar="DATA", help="folder of images and masks")
+    command.add_argument(
+        "data", type=Path, nargs="?", metavar="DATA", help="folder of images and masks"
+    )
     command.add_argument(
         "--out", type=Path, metavar="RUN", help="run folder to make (runs/NAME-OF-DATA)"
     )
+    command.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run")
     add_network(command)
     _add_budget(command)
+    _add_learning(command)
     _add_reading(command)
     add_common(command, seed=True)
+    # What is not given is left to Options; and --resume must know what is.
+    options = vars(command.parse_args([])).keys() - {"data", "resume", "threads", "run"}
+    command.set_defaults(options=options, **dict.fromkeys(options, NOT_GIVEN))
 
 
 def _add_budget(command: Any) -> None:
@@ -112,10 +125,88 @@ def _add_budget(command: Any) -> None:
         "--foreground-crops", type=types.share, default=0.0, metavar="SHARE",
         help="share of the crops that are moved to where foreground is (0)",
     )  # fmt: skip
+
+
+def _add_learning(command: Any) -> None:
+    group = command.add_argument_group("learning")
     group.add_argument(
-        "--lr", type=types.positive, default=2e-3, metavar="RATE",
-        help="Adam's learning rate at the beginning, falling to a hundredth at the end (0.002)",
+        "--loss", type=_loss, metavar="LOSS",
+        help="ce (cross-entropy), dice, focal, tversky, generalised-dice, lovasz, boundary, or "
+        "several with + between them (ce+dice)",
     )  # fmt: skip
+    group.add_argument(
+        "--class-weights", type=_class_weights, metavar="none|median|A,B,...",
+        help="factor for each class in the loss: none, by median frequency, so that rare classes "
+        "count as much as frequent ones, or these (none)",
+    )  # fmt: skip
+    group.add_argument(
+        "--optimiser", "--optimizer", choices=("adam", "adamw", "sgd"), default="adam",
+        help="rule for the steps (adam)",
+    )  # fmt: skip
+    group.add_argument(
+        "--lr", type=types.positive, metavar="RATE",
+        help="learning rate at the beginning (0.002; for sgd 0.02)",
+    )  # fmt: skip
+    group.add_argument(
+        "--momentum", type=_below_one, metavar="SHARE", help="of sgd, for U-Net's 0.99 (0.9)"
+    )
+    group.add_argument(
+        "--weight-decay", type=_not_negative, metavar="RATE",
+        help="pull of the weights towards 0 (0; for adamw 0.01)",
+    )  # fmt: skip
+    group.add_argument(
+        "--schedule", choices=("cosine", "poly", "step", "plateau", "constant"),
+        help="how the learning rate falls: along half a cosine to a hundredth; as (1 - share "
+        "done)^0.9; to a tenth at half and at three quarters; to a fifth after 5 validations "
+        "without a better network; or not (cosine)",
+    )  # fmt: skip
+    group.add_argument(
+        "--warm-up", type=types.whole, metavar="STEPS", help="steps in which the rate rises (0)"
+    )
+    group.add_argument(
+        "--clip", type=types.positive, metavar="NORM",
+        help="scale gradients down whose norm is larger than this (never)",
+    )  # fmt: skip
+    group.add_argument(
+        "--accumulate", type=types.count, metavar="N",
+        help="follow the mean gradient of N batches, for crops too large for larger batches (1)",
+    )  # fmt: skip
+    group.add_argument(
+        "--average", type=_below_one, metavar="DECAY",
+        help="validate and keep a running average of the weights, such as 0.99 or 0.999 (none)",
+    )  # fmt: skip
+    group.add_argument(
+        "--patience", type=types.count, metavar="VALIDATIONS",
+        help="end when so many in a row have found no better network (never)",
+    )  # fmt: skip
+
+
+def _loss(text: str) -> str:
+    from minidl.training.objective import loss_terms
+
+    try:
+        return "+".join(loss_terms(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _class_weights(text: str) -> str | tuple[float, ...]:
+    if text in ("none", "median"):
+        return text
+    weights = tuple(map(_not_negative, text.split(",")))
+    if not sum(weights):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected weights that are not all 0")
+    return weights
+
+
+_not_negative = types.number(float, 0, "a number, 0 or more")
+
+
+def _below_one(text: str) -> float:
+    value = _not_negative(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number from 0 to below 1")
+    return value
 
 
 def _add_reading(command: Any) -> None:
@@ -159,6 +250,11 @@ def _add_evaluate(commands: Any) -> None:
         help="also score how well boundaries are met: in pixels from 1 on, below as a share of the "
         "image's diagonal, such as 0.0075",
     )  # fmt: skip
+    command.add_argument(
+        "--flips", choices=("mirror", "all"),
+        help="take the mean over the mirror image as well, or also over both upside down, for "
+        "pictures without a top: often a little better, and two or four times slower",
+    )  # fmt: skip
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all scores as JSON")
     command.add_argument(
         "--csv", type=Path, metavar="FILE", help="also write the scores of each class as CSV"
@@ -186,6 +282,11 @@ def _add_predict(commands: Any) -> None:
         "--out", type=Path, metavar="DIR", required=True,
         help="folder for the masks; nothing in it is overwritten",
     )  # fmt: skip
+    command.add_argument(
+        "--flips", choices=("mirror", "all"),
+        help="take the mean over the mirror image as well, or also over both upside down, for "
+        "pictures without a top: often a little better, and two or four times slower",
+    )  # fmt: skip
     add_common(command, seed=False)
 
 
@@ -212,19 +313,52 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    out = arguments.out or Path("runs") / arguments.data.resolve().name
+    given = {name: getattr(arguments, name) for name in sorted(arguments.options)}
+    given = {name: value for name, value in given.items() if value is not NOT_GIVEN}
+    if arguments.resume is not None:
+        return _resume(arguments, given)
+    if arguments.data is None:
+        raise _usage_error("the following arguments are required: DATA")
+    out = given.pop("out", Path("runs") / arguments.data.resolve().name)
     print(f"minidl train: {arguments.data} -> {out}", flush=True)
     from minidl.progress import Progress
     from minidl.recipe import Options, train_folder
 
-    names = Options.__dataclass_fields__
-    options = Options(**{name: getattr(arguments, name) for name in names})
     with Progress() as progress:
-        outcome = train_folder(arguments.data, out, options, progress)
+        outcome = train_folder(arguments.data, out, Options(**given), progress)
+    return _told(outcome)
+
+
+def _resume(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
+    names = {"steps", "epochs", "minutes"} & given.keys()
+    budget: dict[str, float] = {name: given.pop(name) for name in names}
+    if given:
+        name = next(iter(given)).replace("_", "-")
+        raise _usage_error(
+            f"--{name} cannot be given with --resume: a run keeps the options it began with, apart "
+            "from --steps, --epochs and --minutes"
+        )
+    print(f"minidl train: going on with {arguments.resume}", flush=True)
+    from minidl.progress import Progress
+    from minidl.resume import resume_folder
+
+    with Progress() as progress:
+        outcome = resume_folder(arguments.resume, budget, arguments.data, progress)
+    return _told(outcome)
+
+
+def _usage_error(message: str) -> Exception:
+    from minidl.run import RunError
+
+    return RunError(f"{message} (see minidl train --help)")
+
+
+def _told(outcome: Any) -> int:
+    """Say what there is now; the exit code."""
     if outcome.evaluation is not None:
         print(f"\nThe best network on the validation images:\n{outcome.evaluation.text()}")
-        print(f"\nIt is in {out}, with curves.png and predictions.png. To use it:")
-        print(f"  minidl predict {out} IMAGES --out masks")
+        print(f"\nIt is in {outcome.run}, with curves.png and predictions.png. To use it:")
+        print(f"  minidl predict {outcome.run} IMAGES --out masks")
     return 130 if outcome.interrupted else 0
 
 
@@ -241,7 +375,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     with Progress() as progress:
         result = evaluate_folder(
             arguments.run_folder, arguments.data, arguments.split, progress,
-            boundary=arguments.boundary,
+            boundary=arguments.boundary, flips=arguments.flips,
         )  # fmt: skip
     print(result.text())
     if arguments.json is not None:
@@ -265,7 +399,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         segmenter = Segmenter.load(model_path(arguments.run_folder))
         jobs = plan(segmenter, arguments.images, arguments.out)
         progress.begin("first image; kernels are compiled once and kept for later runs")
-        written = predict_files(segmenter, jobs, _Narrator(progress, len(jobs)))
+        narrator = _Narrator(progress, len(jobs))
+        written = predict_files(segmenter, jobs, narrator, flips=arguments.flips)
     print(f"{len(written)} masks are in {arguments.out}")
     return 0
 

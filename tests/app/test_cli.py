@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -100,6 +101,16 @@ def test_help_explains_itself_in_lines_of_a_terminal(command, capsys, monkeypatc
         (["train", "x", "--val-fraction", "1"], "expected a number between 0 and 1"),
         (["train", "x", "--labels", "0,zero"], "two or more different whole numbers"),
         (["train", "x", "--labels", "0,0"], "two or more different whole numbers"),
+        (["train", "x", "--loss", "ce+luck"], "--loss: loss 'ce+luck': expected one of ce, dice"),
+        (["train", "x", "--loss", "ce+ce"], "different ones with a + between them"),
+        (["train", "x", "--class-weights", "0,0"], "expected weights that are not all 0"),
+        (["train", "x", "--class-weights", "1,x"], "--class-weights: 'x', expected a number"),
+        (["train", "x", "--average", "1"], "--average: '1', expected a number from 0 to below 1"),
+        (["train", "x", "--weight-decay", "-1"], "--weight-decay"),
+        (["train", "x", "--patience", "0"], "--patience: '0', expected a whole number, 1 or more"),
+        (["train", "--resume", "x", "--lr", "1"], "--lr cannot be given with --resume: a run"),
+        (["train", "--resume", "x", "--out", "y"], "--out cannot be given with --resume"),
+        (["evaluate", "x", "y", "--flips", "x"], "--flips: invalid choice: 'x'"),
         (["train", "x", "--model", "vgg"], "--model: invalid choice: 'vgg'"),
         (["evaluate", "x", "y", "--split", "some"], "--split: invalid choice: 'some'"),
         (["predict", "x", "y"], "the following arguments are required: --out"),
@@ -192,13 +203,49 @@ def test_ctrl_c_says_where_the_network_is(pairs_folder, tmp_path, monkeypatch, c
         if trainer.step == 12:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe._Recorder, "stepped", stepped)
+    monkeypatch.setattr(recipe.Recorder, "stepped", stepped)
     run = tmp_path / "run"
     command = ["train", str(pairs_folder), "--out", str(run), "--steps", "50", *SMALL]
     assert cli.main(command) == 130
     said = capsys.readouterr().out
     assert "stopped by Ctrl-C after 12 steps" in said
     assert f"best network so far is in {run / 'model.safetensors'}" in said
+
+
+def test_a_run_is_resumed(tiny_run, pairs_folder, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    assert cli.main(["train", "--resume", str(run), "--steps", "31", "--threads", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "from step 30, after " in said
+    assert re.search(r"step +31 .*val Dice 0\.\d+ ", said)
+    assert "waited for data: " in said
+    assert "its budget of 31 steps is used up" in said
+    assert f"minidl predict {run} IMAGES" in said
+    assert "give more" in fails(["train", "--resume", run, "--epochs", "1"], capsys)
+    assert "no such run folder" in fails(["train", "--resume", tmp_path / "none"], capsys)
+
+
+def test_options_of_learning_reach_the_settings(pairs_folder, tmp_path, capsys):
+    given = {
+        "--loss": "ce+focal", "--class-weights": "1,4", "--optimiser": "sgd", "--lr": "0.03",
+        "--momentum": "0.5", "--weight-decay": "0.001", "--schedule": "step", "--warm-up": "2",
+        "--clip": "3", "--accumulate": "2", "--average": "0.5", "--patience": "7", "--steps": "3",
+        "--epochs": "80", "--minutes": "9", "--batch-size": "1", "--crop": "8", "--seed": "4",
+        "--augment": "mirror", "--foreground-crops": "0.5", "--root": "2", "--depth": "2",
+    }  # fmt: skip
+    words = [word for pair in given.items() for word in pair]
+    run = tmp_path / "run"
+    assert cli.main(["train", str(pairs_folder), "--out", str(run), *words]) == 0
+    said = capsys.readouterr().out
+    assert "class weights 1 : 4" in said
+    assert "optimiser sgd" in said
+    assert json.loads((run / "config.json").read_text())["settings"] == {
+        "steps": 3, "epochs": 80.0, "minutes": 9.0, "batch_size": 1, "crop": [8, 8],
+        "augment": "mirror", "foreground_crops": 0.5, "lr": 0.03, "seed": 4, "accumulate": 2,
+        "optimiser": "sgd", "momentum": 0.5, "weight_decay": 0.001, "schedule": "step",
+        "warm_up": 2, "clip": 3.0, "average": 0.5, "patience": 7, "loss": "ce+focal",
+        "class_weights": [1.0, 4.0],
+    }  # fmt: skip
 
 
 def test_a_bug_keeps_its_traceback(tiny_run, pairs_folder, monkeypatch):

@@ -11,8 +11,8 @@ from minidl import cli, demo
 from minidl.run import RunError
 
 FILES = {
-    "config.json", "curves.png", "data", "history.csv", "metrics.json", "model.safetensors",
-    "predictions.png", "split.json",
+    "config.json", "curves.png", "data", "history.csv", "last.safetensors", "metrics.json",
+    "model.safetensors", "predictions.png", "split.json",
 }  # fmt: skip
 
 

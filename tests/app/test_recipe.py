@@ -17,7 +17,8 @@ from minidl.segmenter import ModelError, Segmenter
 from minidl.train import TrainingError
 
 FILES = {
-    "config.json", "curves.png", "history.csv", "metrics.json", "model.safetensors",
+    "config.json", "curves.png", "history.csv", "last.safetensors", "metrics.json",
+    "model.safetensors",
     "predictions.png", "split.json",
 }  # fmt: skip
 
@@ -128,9 +129,9 @@ def test_all_that_is_wrong_with_the_data_is_said_before_anything_is_made(tmp_pat
 def test_a_broken_training_says_what_was_kept(pairs_folder, tmp_path, monkeypatch):
     true, calls = train.segmentation_loss, []
 
-    def broken(scores, target, foreground):
+    def broken(*arguments):
         calls.append(1)
-        return true(scores, target, foreground) * (float("inf") if len(calls) == 2 else 1.0)
+        return true(*arguments) * (float("inf") if len(calls) == 2 else 1.0)
 
     monkeypatch.setattr(train, "segmentation_loss", broken)
     with pytest.raises(TrainingError, match="inf at step 2 .*no network to keep yet"):
@@ -142,7 +143,7 @@ def interrupt_at(monkeypatch, step):
         if trainer.step == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe._Recorder, "stepped", stepped)
+    monkeypatch.setattr(recipe.Recorder, "stepped", stepped)
 
 
 def test_ctrl_c_keeps_the_best_network_with_its_pictures(pairs_folder, tmp_path, monkeypatch):
