@@ -98,6 +98,7 @@ def predict_files(
     jobs: Iterable[Job],
     watch: Callable[[Job, int], Any] | None = None,
     watch_tiles: Callable[[Job, int, int, int], Any] | None = None,
+    tile: int | None = None,
     flips: str | None = None,
 ) -> list[Path]:
     """Predict the images of a `plan` and write their masks, one page in memory at a time.
@@ -112,6 +113,8 @@ def predict_files(
     watch_tiles : callable, optional
         Called before each tile, with the job, the page's number, and how many of how many tiles
         of the page are done.
+    tile : int, optional
+        Largest side in pixels of what is predicted at a time; see `tiles.predict_tiles`.
     flips : 'mirror' or 'all', optional
         Take the mean over mirror images; see `flips.Flipped`.
 
@@ -127,11 +130,13 @@ def predict_files(
         reverse. Masks written until then stay; of the file's own pages there are none.
     FileExistsError
         If a mask file has come into being since.
+    ValueError
+        If the network cannot predict in tiles of this size.
     """
     written = []
     for job in jobs:
         job.masks[0].parent.mkdir(parents=True, exist_ok=True)
-        masks = _masks(segmenter, job, watch, watch_tiles, flips)
+        masks = _masks(segmenter, job, watch, watch_tiles, tile, flips)
         if len(job.masks) == 1 and job.pages > 1:
             written.append(write_mask_pages(job.masks[0], masks, segmenter.mask_kind))
         else:
@@ -147,6 +152,7 @@ def _masks(
     job: Job,
     watch: Callable[[Job, int], Any] | None,
     watch_tiles: Callable[[Job, int, int, int], Any] | None,
+    tile: int | None,
     flips: str | None,
 ) -> Iterator[np.ndarray]:
     for page, image in enumerate(read_pages(job.image)):
@@ -154,4 +160,4 @@ def _masks(
             watch(job, page)
         name = job.image if job.pages == 1 else f"{job.image}[{page}]"
         tell = None if watch_tiles is None else functools.partial(watch_tiles, job, page)
-        yield segmenter(image, name, watch=tell, flips=flips)
+        yield segmenter(image, name, tile, watch=tell, flips=flips)

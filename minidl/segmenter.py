@@ -13,7 +13,7 @@ from minidl.checkpoint import load, save
 from minidl.data import DataError, MaskKind, Normaliser
 from minidl.flips import flipped
 from minidl.run import RunError
-from minidl.tiles import TILE, tiled_classes, tiled_scores
+from minidl.tiles import tiled_classes, tiled_scores
 
 MODELS = ("unet",)
 
@@ -87,7 +87,7 @@ class Segmenter:
         self,
         image: np.ndarray,
         name: object = "image",
-        tile: int = TILE,
+        tile: int | None = None,
         watch: Callable[[int, int], Any] | None = None,
         *,
         flips: str | None = None,
@@ -102,7 +102,7 @@ class Segmenter:
             As `data.read_image` returns it, of any size.
         name : str or Path
             Named in the error.
-        tile : int
+        tile : int, optional
             See `tiles.predict_tiles`.
         watch : callable, optional
             Called before each tile, with how many are done, and of how many.

@@ -7,60 +7,152 @@ sum of the same products as if the image were predicted whole: bit for bit where
 computed directly, always in the same order. Winograd's algorithm, which is chosen where channels
 are many, works on small tiles of its own, and rounds differently where these lie differently:
 scores then differ by a few millionths of the largest one.
+
+How far a network looks, and how wide its grid is, is read off its receptive fields. That of a
+network with a pooling over the whole image, with linear layers, or with enlargements to the size of
+the image whose factor depends on that size, has no end: it is given the whole image.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from minidl.fields import FieldError, Free, LayerField, receptive_fields
 from minidl.tensor import Tensor, no_grad
 
-TILE = 640  # side of a window in pixels
-Halo = int | Callable[[Any], int | None]
+TILE = 640  # side of a window in pixels, for a network that does not look too far for it
+_SIDE = 128  # of the image with which it is found out how far that is
 Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def unet_reach(depth: int) -> int:
-    """How many pixels away from its place a score of a U-Net depends on, at most.
+class WholeOnly(ValueError):
+    """A network that has to see the whole image; the message says why."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How images can be cut for a network.
+
+    Attributes
+    ----------
+    halo : int
+        Pixels to either side of its place that a score depends on.
+    grid : int
+        Pixels by which the image may be moved without changing anything but the scores' places.
+    """
+
+    halo: int
+    grid: int
+
+    @property
+    def margin(self) -> int:
+        """The halo, in whole steps of the grid."""
+        return -(-self.halo // self.grid) * self.grid
+
+
+def tiling_of(model: Any, channels: int) -> Tiling:
+    """Find out how images can be cut for a network, from its receptive fields.
 
     Parameters
     ----------
-    depth : int
-        Number of resolutions, 1 or more, with two 3x3 convolutions each on the way down and up.
+    model : nn.Module
+        Maps (N, H, W, channels) to scores (N, H, W, K). If it has ``fitting_size``, it is asked
+        which sides it takes.
+    channels : int
+        Of the images.
 
-    Returns
-    -------
-    int
-        Pixels, in the direction in which it is more.
+    Raises
+    ------
+    WholeOnly
+        If scores depend on the whole image, or on its size, or nobody knows on what.
+    ValueError
+        If it does not give a score for each pixel.
     """
-    sides = (unet_field(depth, place) for place in range(2 ** (depth - 1)))
-    return max(max(-first, last) for first, last in sides)
+    fit = getattr(model, "fitting_size", int)
+    # Of two sides that have little in common: what holds for both does not depend on the size.
+    one = fit(_SIDE)
+    other = fit(one + max(getattr(model, "multiple", 1), 1) * 19)
+    fields = [_fields(model, (1, *sides, channels)) for sides in ((one, other), (other, one))]
+    outputs = [found.get("") for found in fields]
+    for output in outputs:
+        _check_dense(model, output)
+    frees = [[axis.free for axis in output.axes] for output in outputs if output is not None]
+    for axis, (a, b) in enumerate(zip(*frees, strict=True), 1):
+        if not (_moves(a, axis) and _same(a, b)):
+            raise WholeOnly(_global_view(model, *fields))
+    jumps = [
+        axis.free.jump.numerator
+        for layer in fields[0].values() for axis in layer.axes if axis.free is not None
+    ]  # fmt: skip
+    periods = [len(free.first) for free in frees[0] if free is not None]
+    grid = math.lcm(*(n for n in (*jumps, *periods, getattr(model, "multiple", 1)) if n))
+    return Tiling(max(_reach(free) for free in frees[0] if free is not None), grid)
 
 
-def unet_field(depth: int, place: int) -> tuple[int, int]:
-    """First and last pixel that the score at `place` depends on, relative to it."""
-
-    def seen(first: int, last: int, level: int) -> tuple[int, int]:
-        # Of a level's result, by its input: two convolutions, or those before and after the copy.
-        if level == depth - 1:
-            return first - 2, last + 2
-        low, high = seen((first - 2) // 2, (last + 2) // 2, level + 1)
-        return min(first - 4, 2 * low - 2), max(last + 4, 2 * high + 3)
-
-    first, last = seen(place, place, 0)
-    return first - place, last - place
+def _fields(model: Any, shape: tuple[int, ...]) -> dict[str, LayerField]:
+    try:
+        with _predicting(model):
+            return receptive_fields(model, shape)
+    except FieldError as error:
+        raise WholeOnly(str(error)) from error
 
 
-def halo_of(model: Any) -> int | None:
-    """How far a network looks, for those whose shape is known: U-Nets. None for any other."""
-    depth = getattr(model, "depth", None)
-    if depth is None or getattr(model, "multiple", None) != 2 ** (depth - 1):
-        return None
-    return unet_reach(depth)
+def _check_dense(model: Any, output: LayerField | None) -> None:
+    if output is None or len(output.shape) != 4:
+        shape = "several arrays" if output is None else f"an array of shape {output.shape}"
+        raise ValueError(
+            f"{type(model).__name__} gives {shape}, expected scores (N, H, W, K) for each pixel."
+        )
+
+
+def _moves(free: Free | None, axis: int) -> bool:
+    """Whether what units see moves along with them, pixel by pixel."""
+    return free is not None and free.axis == axis and free.jump == 1 and free.folded is None
+
+
+def _same(a: Free | None, b: Free | None) -> bool:
+    """Whether units see the same, relative to their places, in images of different sizes."""
+    if a is None or b is None or a.axis is None or a.jump != b.jump:
+        return False
+    return np.array_equal(a.first, b.first) and np.array_equal(a.last, b.last)
+
+
+def _global_view(model: Any, fields: dict[str, LayerField], others: dict[str, LayerField]) -> str:
+    """Where a network comes to see the whole image."""
+    name = type(model).__name__
+    lost = [
+        path for path in fields if path and not all(
+            _same(a.free, b.free)
+            for a, b in zip(fields[path].axes, others[path].axes, strict=True)
+        )
+    ]  # fmt: skip
+    inner = [path for path in lost if not any(other.startswith(f"{path}.") for other in lost)]
+    where = f", from its layer {inner[0]} on" if inner else ""
+    return f"{name}: scores depend on the whole image or on its size{where}"
+
+
+def _reach(free: Free) -> int:
+    """How far from its own place the farthest pixel is that a unit sees."""
+    places = np.arange(len(free.first))
+    return int(max((places - free.first).max(), (free.last - places).max(), 0))
+
+
+@contextlib.contextmanager
+def _predicting(model: Any) -> Iterator[None]:
+    """The network as for predicting."""
+    training = model.training
+    model.eval()
+    try:
+        with no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 @dataclass(frozen=True)
@@ -82,25 +174,28 @@ class Side:
     place: slice
 
 
-def sides(model: Any, size: int, tile: int, halo: int) -> list[Side]:
+def sides(model: Any, size: int, tile: int, tiling: Tiling) -> list[Side]:
     """Cut one side of an image into tiles that together cover it.
 
     Parameters
     ----------
     model : nn.Module
-        May have ``multiple``, pixels of its grid; and ``shrink`` with ``fitting_size``, if its
-        scores are smaller than the image.
+        May have ``fitting_size``, for sides that it takes; and ``shrink``, if its scores are
+        smaller than the image.
     size : int
         Pixels of the side.
     tile : int
         Pixels of a window, about; never less than the network and its halo need.
-    halo : int
-        Pixels that a score depends on, to either side.
+    tiling : Tiling
+        Of a network with ``shrink``, only the grid counts.
     """
-    grid, shrink = getattr(model, "multiple", 1), getattr(model, "shrink", 0)
-    fill = 0 if shrink else -size % grid
+    grid, shrink, margin = tiling.grid, getattr(model, "shrink", 0), tiling.margin
+    fill = 0 if shrink else getattr(model, "fitting_size", int)(size) - size
     before, whole = fill // 2, size + fill
-    margin = shrink // 2 if shrink else -(-halo // grid) * grid
+    if shrink:
+        margin = shrink // 2
+    else:  # no window is then smaller than the network takes
+        margin = max(margin, -(-getattr(model, "smallest", 1) // grid) * grid)
     if size + shrink <= tile:
         step = whole
     else:
@@ -149,8 +244,8 @@ def predict_tiles(
     model: Any,
     read: Reader,
     size: tuple[int, int],
-    tile: int = TILE,
-    halo: Halo | None = None,
+    tile: int | None = None,
+    halo: int | None = None,
     watch: Callable[[int, int], Any] | None = None,
 ) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
     """Predict an image tile after tile.
@@ -164,14 +259,16 @@ def predict_tiles(
         Rows and columns may repeat, where the image is mirrored.
     size : (int, int)
         Height and width of the image.
-    tile : int
-        Largest side of a window. Memory grows with its square and with the network's channels: a
-        U-Net with 16 at full resolution does 5000 x 4000 pixels in colour below 1 GB, all included.
-        With 64 it takes more than that; give a smaller tile.
-    halo : int or callable, optional
-        Pixels that a score depends on, to either side; or a function of the model that tells. By
-        itself `halo_of`; a network of which that is not known is given the whole image. Without
-        effect for a network with ``shrink``, which takes its own.
+    tile : int, optional
+        Largest side of a window. By itself 640, or four times the halo if that is more, so that a
+        quarter of what is computed is kept; and the whole image for a network that has to see it.
+        Memory grows with its square and with the network's channels: a U-Net with 16 at full
+        resolution does 5000 x 4000 pixels in colour below 1 GB, all included. With 64 it takes
+        more than that; give a smaller tile.
+    halo : int, optional
+        Pixels that a score depends on, to either side. By itself that of `tiling_of`. With less,
+        scores near the edges of tiles are approximate. Without effect for a network with
+        ``shrink``, which takes its own.
     watch : callable, optional
         Called before each tile, with how many are done, and of how many.
 
@@ -185,17 +282,18 @@ def predict_tiles(
 
     Raises
     ------
+    WholeOnly
+        If `tile` is given for an image that is larger, and the network has to see it whole.
     ValueError
-        If `tile` or `halo` is out of range.
+        If `tile` or `halo` is out of range, the halo leaves nothing of a tile, or the network does
+        not give a score for each pixel.
     """
-    if tile < 1:
+    if tile is not None and tile < 1:
         raise ValueError(f"predict_tiles: tile={tile}, expected 1 or more")
-    reach = halo_of(model) if halo is None else halo if isinstance(halo, int) else halo(model)
-    if reach is None:
-        tile, reach = max(tile, *size), 0
-    if reach < 0:
-        raise ValueError(f"predict_tiles: halo={reach}, expected 0 or more")
-    rows, columns = (sides(model, side, tile, reach) for side in size)
+    if halo is not None and halo < 0:
+        raise ValueError(f"predict_tiles: halo={halo}, expected 0 or more")
+    tile, tiling = _cutting(model, read, size, tile, halo)
+    rows, columns = (sides(model, side, tile, tiling) for side in size)
     total = len(rows) * len(columns)
     for number in range(total):
         if watch is not None:
@@ -205,21 +303,51 @@ def predict_tiles(
         yield (row.place, column.place), _scores(model, x)[row.keep, column.keep]
 
 
+def _cutting(
+    model: Any, read: Reader, size: tuple[int, int], tile: int | None, halo: int | None
+) -> tuple[int, Tiling]:
+    """How large windows shall be, and what is needed around them."""
+    grid = getattr(model, "multiple", 1)
+    if getattr(model, "shrink", 0) or max(size) <= (TILE if tile is None else tile):
+        return tile or TILE, Tiling(0, grid)
+    if halo is not None:
+        tiling = Tiling(halo, math.lcm(grid, getattr(model, "stride", 1)))
+    else:
+        try:
+            tiling = tiling_of(model, read(np.zeros(1, int), np.zeros(1, int)).shape[-1])
+        except WholeOnly as reason:
+            if tile is None:
+                return max(size), Tiling(0, grid)
+            raise WholeOnly(
+                f"{reason}. So it cannot predict {size[0]} x {size[1]} pixels in tiles of {tile}. "
+                "Leave out the tile, or predict the image at a lower resolution."
+            ) from None
+    least = 2 * tiling.margin + tiling.grid
+    if tile is not None and tile < least:
+        raise ValueError(
+            f"predict_tiles: tile={tile}, expected {least} or more: {type(model).__name__} looks "
+            f"{tiling.halo} pixels far to either side. A smaller `halo` gives approximate scores."
+        )
+    return tile or max(TILE, 4 * tiling.margin), tiling
+
+
 def _scores(model: Any, x: np.ndarray) -> np.ndarray:
-    training = model.training
-    model.eval()
-    try:
-        with no_grad():
-            return np.asarray(model(Tensor(np.ascontiguousarray(x)[None])))[0]
-    finally:
-        model.train(training)
+    with _predicting(model):
+        scores = np.asarray(model(Tensor(np.ascontiguousarray(x)[None])))[0]
+    lost = getattr(model, "shrink", 0)
+    if scores.ndim != 3 or scores.shape[:2] != (x.shape[0] - lost, x.shape[1] - lost):
+        raise ValueError(
+            f"{type(model).__name__} gives scores of shape {scores.shape} for an image of shape "
+            f"{x.shape}, expected (H, W, K), one for each pixel."
+        )
+    return scores
 
 
 def tiled_scores(
     model: Any,
     x: np.ndarray,
-    tile: int = TILE,
-    halo: Halo | None = None,
+    tile: int | None = None,
+    halo: int | None = None,
     watch: Callable[[int, int], Any] | None = None,
 ) -> np.ndarray:
     """Scores of a whole image, computed in tiles.
@@ -249,8 +377,8 @@ def tiled_classes(
     model: Any,
     image: np.ndarray,
     normalise: Callable[[np.ndarray], np.ndarray],
-    tile: int = TILE,
-    halo: Halo | None = None,
+    tile: int | None = None,
+    halo: int | None = None,
     watch: Callable[[int, int], Any] | None = None,
 ) -> np.ndarray:
     """Classes of a whole image, of which nothing but one tile is ever in floating point.

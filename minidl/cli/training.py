@@ -44,7 +44,10 @@ it. A "-" means that a class does not occur.
 
 PREDICT = """\
 Write a mask for each image: of its size, and a file of the kind that the training masks
-were, with the same values. Every page of a multi-page TIFF is predicted.
+were, with the same values. Every page of a multi-page TIFF is predicted. Where the training
+masks numbered objects, those found are numbered, 1, 2, ... in 16 bits.
+
+Large images are predicted in tiles, which changes nothing but the memory it takes.
 """
 
 
@@ -287,6 +290,11 @@ def _add_predict(commands: Any) -> None:
         help="take the mean over the mirror image as well, or also over both upside down, for "
         "pictures without a top: often a little better, and two or four times slower",
     )  # fmt: skip
+    command.add_argument(
+        "--tile", type=types.count, metavar="PIXELS",
+        help="side of the tiles that large images are predicted in (640, or more for networks that "
+        "look far); smaller ones take less memory and more time",
+    )  # fmt: skip
     add_common(command, seed=False)
 
 
@@ -400,20 +408,34 @@ def _predict(arguments: argparse.Namespace) -> int:
         jobs = plan(segmenter, arguments.images, arguments.out)
         progress.begin("first image; kernels are compiled once and kept for later runs")
         narrator = _Narrator(progress, len(jobs))
-        written = predict_files(segmenter, jobs, narrator, flips=arguments.flips)
+        written = predict_files(
+            segmenter, jobs, narrator, narrator.tile, arguments.tile, arguments.flips
+        )
     print(f"{len(written)} masks are in {arguments.out}")
     return 0
 
 
 class _Narrator:
-    """Says which image is being predicted."""
+    """Says which image is being predicted, and how long it will take where it takes long."""
 
     def __init__(self, progress: Any, images: int) -> None:
         self.progress, self.images = progress, images
-        self.done, self.image = 0, None
+        self.done, self.image, self.line = 0, None, ""
+        self.start = 0.0
 
     def __call__(self, job: Any, page: int) -> None:
         if job.image != self.image:
             self.done, self.image = self.done + 1, job.image
         pages = f", page {page + 1}/{job.pages}" if job.pages > 1 else ""
-        self.progress.now(f"image {self.done}/{self.images} {job.image.name}{pages}")
+        self.line = f"image {self.done}/{self.images} {job.image.name}{pages}"
+        self.progress.now(self.line)
+
+    def tile(self, job: Any, page: int, done: int, total: int) -> None:
+        """Before each tile of a page."""
+        from minidl.progress import duration
+
+        if not done:
+            self.start = self.progress.seconds
+        elif total > 1:
+            left = (self.progress.seconds - self.start) / done * (total - done)
+            self.progress.now(f"{self.line}, tile {done + 1}/{total}, {duration(left)} left")

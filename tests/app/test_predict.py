@@ -140,15 +140,13 @@ def test_missing_and_broken_images_are_named(segmenter, tmp_path):
         predict(segmenter, [tmp_path / "broken.tif"], tmp_path / "out")
 
 
-def test_a_large_image_is_predicted_in_tiles_and_says_so(segmenter, tmp_path, monkeypatch):
-    monkeypatch.setattr(type(segmenter).__call__, "__defaults__", ("image", 32, None))
+def test_a_large_image_is_predicted_in_tiles_and_says_so(segmenter, tmp_path):
     pages = np.stack([disc_picture(index, (40, 90))[0] for index in range(2)])
     tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
     seen = []
     jobs = plan(segmenter, [tmp_path / "stack.tif"], tmp_path / "out")
-    (path,) = predict_files(
-        segmenter, jobs, watch_tiles=lambda job, page, done, of: seen.append((page, done, of))
-    )
+    tell = lambda job, page, done, of: seen.append((page, done, of))  # noqa: E731
+    (path,) = predict_files(segmenter, jobs, watch_tiles=tell, tile=32)
     assert [page for page, done, _ in seen if done == 0] == [0, 1]
     assert seen[-1][1] + 1 == seen[-1][2] == len(seen) // 2 > 3
     for page, mask in zip(pages, tifffile.imread(path), strict=True):
