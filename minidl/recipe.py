@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from minidl import metrics, plot
 from minidl import run as folder
+from minidl.architecture import Architecture
 from minidl.data import DataError, Dataset, Normaliser, Report, Split, check_folder, split_pairs
 from minidl.data.masks import listing
 from minidl.evaluate import Evaluation
 from minidl.gallery import draw_predictions
 from minidl.progress import Progress, duration
 from minidl.random import manual_seed
-from minidl.segmenter import Architecture, Segmenter
+from minidl.segmenter import Segmenter, fitting_crop
 from minidl.train import Settings, Trainer, TrainingError, Watch
 
 DEFAULT_MINUTES = 5.0
@@ -30,9 +32,12 @@ class Options:
 
     Attributes
     ----------
-    model : {'unet'}
-    root, depth : int
-        Channels at full resolution, and number of resolutions.
+    model : str
+        Name of a network; see `architecture.find_network`.
+    settings : mapping of str to anything
+        Further arguments of its constructor.
+    root, depth : int, optional
+        Of a U-Net: channels at full resolution (16), and number of resolutions (4).
     epochs, steps, minutes : number, optional
         Whatever ends first ends the training. Without any of them it takes 5 minutes.
     batch_size : int
@@ -58,8 +63,9 @@ class Options:
     """
 
     model: str = "unet"
-    root: int = 16
-    depth: int = 4
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    root: int | None = None
+    depth: int | None = None
     epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None
@@ -154,7 +160,7 @@ def train_into(run: Path, data: str | Path, options: Options, progress: Progress
     train = Dataset(split.train, report.mask_kind)
     val = Dataset(split.val, report.mask_kind, train.normaliser)
     segmenter = new_segmenter(report, train.normaliser, options)
-    settings = resolve(options, report, segmenter.architecture)
+    settings = resolve(options, report, segmenter.model)
     _begin_folder(run, data, options, settings, segmenter, split)
     progress.say(_plan_text(options, settings, segmenter))
     watch = _Recorder(run, segmenter, progress)
@@ -195,9 +201,10 @@ def new_segmenter(report: Report, normaliser: Normaliser, options: Options) -> S
             f"{len(names)} class names ({listing(names)}) for {report.num_classes} classes (mask "
             f"values {listing(report.mask_kind.values)}), expected a different one for each."
         )
-    architecture = Architecture(
-        options.model, normaliser.channels, report.num_classes, options.depth, options.root
-    )
+    architecture = Architecture.chosen(
+        options.model, normaliser.channels, report.num_classes,
+        options.settings, options.root, options.depth,
+    )  # fmt: skip
     manual_seed(options.seed)
     ending = "_mask" if report.pairs[0].mask.stem == report.pairs[0].stem + "_mask" else ""
     return Segmenter(
@@ -211,7 +218,7 @@ def new_segmenter(report: Report, normaliser: Normaliser, options: Options) -> S
     )
 
 
-def resolve(options: Options, report: Report, architecture: Architecture) -> Settings:
+def resolve(options: Options, report: Report, model: Any) -> Settings:
     """Settle what the options leave open."""
     minutes = options.minutes
     if minutes is None and options.steps is None and options.epochs is None:
@@ -221,7 +228,7 @@ def resolve(options: Options, report: Report, architecture: Architecture) -> Set
         epochs=options.epochs,
         minutes=minutes,
         batch_size=options.batch_size,
-        crop=_crop(options.crop, report.sizes, architecture.multiple),
+        crop=_crop(options.crop, report.sizes, model),
         augment=options.augment,
         foreground_crops=options.foreground_crops,
         lr=options.lr,
@@ -230,24 +237,22 @@ def resolve(options: Options, report: Report, architecture: Architecture) -> Set
 
 
 def _crop(
-    asked: int | None, sizes: Sequence[tuple[int, int]], multiple: int
+    asked: int | None, sizes: Sequence[tuple[int, int]], model: Any
 ) -> tuple[int, int] | None:
     if asked is None:
         side = min(DEFAULT_CROP, int(np.median([min(size) for size in sizes])))
-        side = max(side // multiple, 1) * multiple
-        return side, side
+        return fitting_crop(model, side), fitting_crop(model, side)
     if asked == 0:
-        return _whole(sizes, multiple)
-    if asked % multiple:
-        near = max(round(asked / multiple), 1) * multiple
+        return _whole(sizes, model)
+    if asked != model.fitting_size(asked):
         raise DataError(
-            f"crop {asked} is not a multiple of {multiple}, which this network needs. "
-            f"Take {near}, or a smaller depth."
+            f"crop {asked} does not fit this network, whose sides must be {model.sizes()}. Take "
+            f"{fitting_crop(model, asked)}."
         )
     return asked, asked
 
 
-def _whole(sizes: Sequence[tuple[int, int]], multiple: int) -> tuple[int, int]:
+def _whole(sizes: Sequence[tuple[int, int]], model: Any) -> tuple[int, int]:
     """Crops as large as the images: those are then cut nowhere and mirrored at their edges."""
     if len(set(sizes)) > 1:
         raise DataError(
@@ -255,7 +260,7 @@ def _whole(sizes: Sequence[tuple[int, int]], multiple: int) -> tuple[int, int]:
             f"{len(set(sizes))} sizes. Give the side of a crop."
         )
     height, width = sizes[0]
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+    return model.fitting_size(height), model.fitting_size(width)
 
 
 def _begin_folder(
@@ -284,7 +289,6 @@ def _begin_folder(
 
 
 def _plan_text(options: Options, settings: Settings, segmenter: Segmenter) -> str:
-    architecture = segmenter.architecture
     weights = sum(p.size for p in segmenter.model.parameters())
     budget = [
         f"{value:.3g} {unit}"
@@ -297,8 +301,7 @@ def _plan_text(options: Options, settings: Settings, segmenter: Segmenter) -> st
     ]
     crop, front = settings.crop, [segmenter.class_names[i] for i in segmenter.foreground]
     return (
-        f"  network {options.model}, depth {architecture.depth}, root {architecture.root}, "
-        f"{weights:,} weights\n"
+        f"  network {segmenter.architecture}, {weights:,} weights\n"
         f"  training for {' or '.join(budget)}, {settings.batch_size} crops of "
         f"{f'{crop[0]} x {crop[1]}' if crop else 'whole images'} a step, learning rate "
         f"{settings.lr:g}\n"

@@ -98,7 +98,8 @@ def sides(model: Any, size: int, tile: int, halo: int) -> list[Side]:
         Pixels that a score depends on, to either side.
     """
     grid, shrink = getattr(model, "multiple", 1), getattr(model, "shrink", 0)
-    fill = 0 if shrink else -size % grid
+    fitting = getattr(model, "fitting_size", lambda side: side + -side % grid)
+    fill = 0 if shrink else fitting(size) - size
     before, whole = fill // 2, size + fill
     margin = shrink // 2 if shrink else -(-halo // grid) * grid
     if size + shrink <= tile:

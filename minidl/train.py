@@ -19,6 +19,7 @@ from minidl import optim
 from minidl.data import Dataset, batches
 from minidl.evaluate import Evaluation, evaluate
 from minidl.prefetch import prefetch
+from minidl.segmenter import like_scores
 from minidl.tensor import Tensor, no_grad
 
 VALIDATION_SHARE = 0.12  # of the computing that training takes
@@ -224,7 +225,8 @@ class Trainer:
         self.lr = self.learning_rate()
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr
-        loss = segmentation_loss(self.model(Tensor(x)), y, self.foreground)
+        scores = self.model(Tensor(x))
+        loss = segmentation_loss(scores, like_scores(y, scores), self.foreground)
         self.loss = float(loss)
         if not math.isfinite(self.loss):
             raise TrainingError(
