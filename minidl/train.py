@@ -97,6 +97,10 @@ class Watch:
     def validated(self, trainer: Trainer, evaluation: Evaluation, better: bool) -> None:
         """Called after a validation; `better` if it is the best so far."""
 
+    def not_finite(self, trainer: Trainer) -> str:
+        """Called when the loss is infinite or NaN; what is returned goes into the error."""
+        return ""
+
 
 class Trainer:
     """Trains a network on one set and validates it on another.
@@ -225,14 +229,18 @@ class Trainer:
         self.lr = self.learning_rate()
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr
+        self.batch = x, y
         scores = self.model(Tensor(x))
         loss = segmentation_loss(scores, like_scores(y, scores), self.foreground)
         self.loss = float(loss)
         if not math.isfinite(self.loss):
+            why = self.watch.not_finite(self) or (
+                f"Train with a lower one, for example {self.settings.lr / 10:.0e}, and look for "
+                "images of extreme values."
+            )
             raise TrainingError(
                 f"the loss became {self.loss} at step {self.step + 1} (learning rate "
-                f"{self.lr:.3g}). Train with a lower one, for example "
-                f"{self.settings.lr / 10:.0e}, and look for images of extreme values."
+                f"{self.lr:.3g}). {why}"
             )
         self.optimiser.zero_grad()
         loss.backward()
