@@ -12,11 +12,14 @@ import numpy as np
 
 from minidl import metrics, plot
 from minidl import run as folder
+from minidl.alarms import Alarms
 from minidl.architecture import Architecture
+from minidl.card import write_card
 from minidl.data import DataError, Dataset, Normaliser, Report, Split, check_folder, split_pairs
 from minidl.data.masks import listing
+from minidl.environment import environment
 from minidl.evaluate import Evaluation
-from minidl.gallery import draw_predictions
+from minidl.gallery import Samples, draw_predictions, draw_samples
 from minidl.progress import Progress, duration
 from minidl.random import manual_seed
 from minidl.segmenter import Segmenter, fitting_crop
@@ -145,6 +148,8 @@ def train_folder(
         title = f"{run.name}: validation images"
         draw_predictions(outcome.segmenter, outcome.val, run / folder.PREDICTIONS, title)
         folder.write_text(run / folder.METRICS, outcome.evaluation.json())
+    draw_samples(run, f"{run.name}: validation images while it learned")
+    write_card(run)
     return outcome
 
 
@@ -162,8 +167,11 @@ def train_into(run: Path, data: str | Path, options: Options, progress: Progress
     segmenter = new_segmenter(report, train.normaliser, options)
     settings = resolve(options, report, segmenter.model)
     _begin_folder(run, data, options, settings, segmenter, split)
+    progress.keep(run / folder.LOG)
     progress.say(_plan_text(options, settings, segmenter))
     watch = _Recorder(run, segmenter, progress)
+    watch.others = [Alarms(lambda a: progress.say(f"  ALARM {a}"), run / folder.ALARMS)]
+    watch.others.append(Samples(run, segmenter))
     trainer = Trainer(
         segmenter.model, train, val, settings, segmenter.class_names, segmenter.foreground, watch
     )
@@ -284,6 +292,7 @@ def _begin_folder(
         "normaliser": segmenter.normaliser.to_dict(),
     }
     folder.write_json(run / folder.CONFIG, config)
+    folder.write_json(run / folder.ENVIRONMENT, environment())
     parts = {part: [pair.stem for pair in getattr(split, part)] for part in ("train", "val")}
     folder.write_json(run / folder.SPLIT, {"how": split.how, **parts})
 
@@ -315,9 +324,14 @@ class _Recorder(Watch):
     def __init__(self, run: Path, segmenter: Segmenter, progress: Progress) -> None:
         self.run, self.segmenter, self.progress = run, segmenter, progress
         self.evaluation: Evaluation | None = None
-        self.saved = False
+        self.saved, self.others = False, list[Watch]()
+
+    def not_finite(self, trainer: Trainer) -> str:
+        return " ".join(filter(None, (other.not_finite(trainer) for other in self.others)))
 
     def stepped(self, trainer: Trainer) -> None:
+        for other in self.others:
+            other.stepped(trainer)
         of = "" if trainer.last_step is None else f"/{trainer.last_step}"
         line = f"  step {trainer.step}{of}  loss {trainer.loss:.3f}"
         if trainer.history:
@@ -341,6 +355,8 @@ class _Recorder(Watch):
             f"pixel accuracy {row['val_pixel_accuracy']:.3f}  {duration(row['seconds'])}"
             + ("  * best" if better else "")
         )
+        for other in self.others:
+            other.validated(trainer, evaluation, better)
 
     def keep_unvalidated(self, trainer: Trainer) -> None:
         """Save a network that was stopped before its first validation but has learnt something."""

@@ -6,6 +6,15 @@ what a network does with a batch (`look`, `signs`), for use without a trainer as
 
 from minidl.alarms.alarm import Alarm
 from minidl.alarms.look import Layer, Look, NonFinite, find_non_finite, look
-from minidl.alarms.watch import Alarms
+from minidl.alarms.watch import Alarms, read_alarms
 
-__all__ = ["Alarm", "Alarms", "Layer", "Look", "NonFinite", "find_non_finite", "look"]
+__all__ = [
+    "Alarm",
+    "Alarms",
+    "Layer",
+    "Look",
+    "NonFinite",
+    "find_non_finite",
+    "look",
+    "read_alarms",
+]

@@ -11,6 +11,7 @@ import numpy as np
 from minidl import nn
 from minidl.alarms.alarm import Alarm
 from minidl.alarms.look import Look, NonFinite, ends_in_relu
+from minidl.metrics import constant_entropy
 
 BRIGHT, FAINT = 10.0, 0.02  # of images, in units of their deviation if they are normalised
 MOSTLY = 0.5  # of channels or layers
@@ -229,14 +230,12 @@ def not_converged(
     falling = half and np.mean(now) < FALLING * np.mean(before)
     if half < 10 or falling or np.mean(now) < 0.99 * np.mean(constants[half:]):
         return None
-    known = shares[shares > 0]
-    entropy = float(-(known * np.log(known)).sum())
     return Alarm(
         "not-converged",
         f"The training loss, {np.mean(now):.3f}, hardly falls, and is not below "
         f"{np.mean(constants[half:]):.3f}, that of a prediction that is the same everywhere, the "
-        f"shares of the classes (whose cross-entropy is H(q) = {entropy:.3f}): nothing was learned "
-        "from the images yet.",
+        f"shares of the classes (whose cross-entropy is H(q) = {constant_entropy(shares):.3f}): "
+        "nothing was learned from the images yet.",
         "Look at the other alarms first. If there are none, try a learning rate ten times as high, "
         "and one ten times as low, and whether masks belong to their images (`minidl doctor`).",
     )

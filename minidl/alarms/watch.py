@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from minidl.alarms.alarm import Alarm
 from minidl.alarms.look import Look, find_non_finite, look
 from minidl.data.masks import IGNORE_INDEX
 from minidl.evaluate import Evaluation
+from minidl.run import write_json
 from minidl.segmenter import like_scores
 from minidl.tensor import Tensor, no_grad
 from minidl.train import Trainer, Watch, segmentation_loss
@@ -34,6 +37,9 @@ class Alarms(Watch):
     ----------
     tell : callable, optional
         Called with each `Alarm`, once for each kind.
+    path : Path, optional
+        A JSON file for all of them. What is in it already, of a run that is resumed, is not said
+        again.
 
     Attributes
     ----------
@@ -41,9 +47,11 @@ class Alarms(Watch):
         What was said so far.
     """
 
-    def __init__(self, tell: Callable[[Alarm], Any] | None = None) -> None:
-        self.tell = tell
-        self.alarms: list[Alarm] = []
+    def __init__(
+        self, tell: Callable[[Alarm], Any] | None = None, path: Path | None = None
+    ) -> None:
+        self.tell, self.path = tell, path
+        self.alarms = read_alarms(path) if path is not None else []
         self.looks: list[Look] = []
         self.norms: list[dict[str, float]] = []
         self.ratios: list[float] = []
@@ -57,12 +65,10 @@ class Alarms(Watch):
         if alarm is None or any(alarm.kind == other.kind for other in self.alarms):
             return
         self.alarms.append(replace(alarm, step=step))
+        if self.path is not None:
+            write_json(self.path, [asdict(each) for each in self.alarms])
         if self.tell is not None:
             self.tell(self.alarms[-1])
-
-    def to_list(self) -> list[dict[str, Any]]:
-        """All alarms, in types that JSON knows."""
-        return [asdict(alarm) for alarm in self.alarms]
 
     # ---- what the trainer tells -------------------------------------------------------------
 
@@ -133,6 +139,14 @@ class Alarms(Watch):
         with no_grad():
             constant = loss_of(trainer)(Tensor(scores), y, *others).item()
         self.losses = [*self.losses[-19:], (trainer.loss, constant)]
+
+
+def read_alarms(path: Path) -> list[Alarm]:
+    """Those in a file that `Alarms` wrote; none if there is no such file."""
+    try:
+        return [Alarm(**alarm) for alarm in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def loss_of(trainer: Any) -> Callable[..., Tensor]:

@@ -18,6 +18,7 @@ from minidl.segmenter import ModelError, Segmenter
 from minidl.train import TrainingError
 
 FILES = {
+    "README.md", "environment.json", "log.txt", "samples", "samples.png",
     "config.json", "curves.png", "history.csv", "metrics.json", "model.safetensors",
     "predictions.png", "split.json",
 }  # fmt: skip
