@@ -174,23 +174,21 @@ def gradient_sizes(norms: Sequence[Mapping[str, float]]) -> Alarm | None:
 def weight_changes(ratios: Sequence[float], lr: float) -> Alarm | None:
     """Steps that are too small or too large for the weights; changes relative to these."""
     recent = ratios[-RECURRING:]
-    if len(recent) < RECURRING:
-        return None
-    if max(recent) < TOO_SMALL:
-        return Alarm(
-            "small-steps",
-            f"A step changes the weights by {max(recent):.1g} of themselves, where 1e-3 is usual: "
-            f"{0.1 / max(recent):,.0f} steps in one direction for a tenth.",
-            f"The learning rate of {lr:.1g} is too low for this network, unless its weights come "
-            "from another training: raise --lr a hundredfold.",
-        )
-    if min(recent) > TOO_LARGE:
+    if recent and recent[-1] > TOO_LARGE:
         return Alarm(
             "large-steps",
-            f"A step changes the weights by {min(recent):.0%} of themselves, where 0.1 % is usual.",
+            f"A step changes the weights by {recent[-1]:.0%} of themselves, where 0.1 % is usual.",
             f"The learning rate of {lr:.1g} is too high: lower --lr to a hundredth.",
         )
-    return None
+    if len(recent) < RECURRING or max(recent) >= TOO_SMALL:
+        return None
+    return Alarm(
+        "small-steps",
+        f"A step changes the weights by {max(recent):.1g} of themselves, where 1e-3 is usual: "
+        f"{0.1 / max(recent):,.0f} steps in one direction for a tenth.",
+        f"The learning rate of {lr:.1g} is too low for this network, unless its weights come "
+        "from another training: raise --lr a hundredfold.",
+    )
 
 
 def one_class(matrices: Sequence[np.ndarray], class_names: Sequence[str]) -> Alarm | None:

@@ -119,7 +119,7 @@ class Alarms(Watch):
         if step > FIRST_LOOKS[0]:  # behind scores that begin at zero there is no gradient at first
             self.norms = [*self.norms[1 - signs.RECURRING :], gradient_norms(model)]
             self.raise_alarm(signs.gradient_sizes(self.norms), step)
-            self._before = samples(model)
+        self._before = samples(model)
 
     def _compare(self, trainer: Trainer) -> None:
         """The step after a look: how far it went. In the beginning only: rates fall later on."""
