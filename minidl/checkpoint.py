@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,7 +28,7 @@ DTYPES = (
 )  # fmt: skip
 
 
-def save(path: str | os.PathLike, state: Any) -> None:
+def save(path: str | os.PathLike, state: Any, about: Mapping[str, str] | None = None) -> None:
     """Write `state` to one file, whole or not at all.
 
     Parameters
@@ -39,6 +39,10 @@ def save(path: str | os.PathLike, state: Any) -> None:
     state : dict, list, tuple, ndarray, number, str, bool or None
         Nested as you like, such as ``{"model": model.state_dict(), "epoch": 3}``. Keys of dicts
         are strings or integers. NumPy's scalars are saved as Python numbers.
+    about : mapping of str to str, optional
+        Goes into the header as it is, for anyone to read with safetensors' own
+        ``safe_open(path, "np").metadata()``, and for `read_about`. Names do not begin with
+        ``minidl``.
 
     Raises
     ------
@@ -62,10 +66,20 @@ def save(path: str | os.PathLike, state: Any) -> None:
         raise FileNotFoundError(f"save: there is no folder {path.parent} to write {path.name} to.")
     arrays: dict[str, np.ndarray] = {}
     header = json.dumps(_encode(state, "", arrays))
-    # One key: of several, the library writes now this one first, now that one.
-    about = {FORMAT: f"{header}\n{zlib.crc32(header.encode())}"}
+    about = dict(about or {})
+    metadata = about | {FORMAT: header, CHECKSUM: _header_checksum(header, about)}
     with whole_file(path, "save") as file:
-        file.write(serialise(arrays, metadata=about))
+        file.write(_in_order(serialise(arrays, metadata=metadata)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with the keys of its header in order: the library writes them in any."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 @contextlib.contextmanager
@@ -150,21 +164,41 @@ def load(path: str | os.PathLike) -> Any:
         raise FileNotFoundError(f"load: there is no file {path}.")
     try:
         with safe_open(path, framework="np") as file:
-            about = file.metadata() or {}
-            if FORMAT not in about:
-                raise ValueError(
-                    f"load: {path} is a safetensors file, but not written by minidl.save. Read it "
-                    "with safetensors.numpy.load_file, and pass what it holds to load_state_dict."
-                )
-            header, _, checksum = about[FORMAT].partition("\n")
-            if str(zlib.crc32(header.encode())) != (checksum or about.get(CHECKSUM)):
-                raise _damaged(path, "its header")
+            header, _ = _checked_header(file, path)
             return _decode(json.loads(header), file, path)
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_about(path: str | os.PathLike) -> dict[str, str]:
+    """What `save` was told about a file, without reading its arrays; errors are those of `load`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return _checked_header(file, Path(path))[1]
+    except SafetensorError as error:
+        raise _unreadable(Path(path), error) from error
+
+
+def _checked_header(file: Any, path: Path) -> tuple[str, dict[str, str]]:
+    """Our part of an open file's header, and the part for anyone."""
+    about = file.metadata() or {}
+    if FORMAT not in about:
         raise ValueError(
-            f"load: {path} is cut off, damaged, or not written by minidl.save ({error}). Take an "
-            "earlier copy, or save it anew."
-        ) from error
+            f"load: {path} is a safetensors file, but not written by minidl.save. Read it "
+            "with safetensors.numpy.load_file, and pass what it holds to load_state_dict."
+        )
+    header, checksum = about.pop(FORMAT), about.pop(CHECKSUM, None)
+    if _header_checksum(header, about) != checksum:
+        raise _damaged(path, "its header")
+    return header, about
+
+
+def _header_checksum(header: str, about: Mapping[str, str]) -> str:
+    # Files without `about` have the checksum of the header alone, as there always was.
+    text = header + "".join(f"{key}{about[key]}" for key in sorted(about))
+    return str(zlib.crc32(text.encode()))
 
 
 def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -217,6 +251,13 @@ def _decode(node: Any, file: Any, path: Path) -> Any:
     if _checksum(array) != node["crc32"]:
         raise _damaged(path, node["array"])
     return array if array.flags.writeable else array.copy()
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"load: {path} is cut off, damaged, or not written by minidl.save ({error}). Take an "
+        "earlier copy, or save it anew."
+    )
 
 
 def _damaged(path: Path, what: str) -> ValueError:

@@ -148,6 +148,42 @@ def _shortened(name: str, most: int = 24) -> str:
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
 
 
+def columns(pictures: Sequence[np.ndarray], headings: Sequence[str], title: str = "") -> Figure:
+    """Pictures of one size side by side, each under its heading.
+
+    Parameters
+    ----------
+    pictures : sequence of ndarray of shape (H, W, 3), uint8
+    headings : sequence of str
+    title : str
+        Above everything.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from matplotlib.figure import Figure
+
+    dpi, gap, top = 110, 0.06, 0.6 if title else 0.34
+    height, width = (side / dpi for side in pictures[0].shape[:2])
+    whole = len(pictures) * (width + gap) + gap, height + top + gap
+    figure = Figure(figsize=whole, dpi=dpi, facecolor="white")
+    for k, (picture, heading) in enumerate(zip(pictures, headings, strict=True)):
+        left = gap + k * (width + gap)
+        axis = figure.add_axes(
+            (left / whole[0], gap / whole[1], width / whole[0], height / whole[1])
+        )
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_axis_off()
+        axis.set_title(heading, fontsize=9, color=INK, loc="left", pad=3)
+    if title:
+        figure.text(
+            gap / whole[0], 1 - 0.12 / whole[1], title,
+            va="top", fontsize=11, color=INK, fontweight="bold",
+        )  # fmt: skip
+    return figure
+
+
 def displayable(image: np.ndarray) -> np.ndarray:
     """An image of any type as 0..1, grey (H, W) or RGB (H, W, 3).
 

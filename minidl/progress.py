@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
@@ -41,6 +42,8 @@ class Progress:
         self.stream = stream or sys.stdout
         self.silent = silent
         self.live = self.stream.isatty()
+        self._said: list[str] = []
+        self._log: Path | None = None
         self._present = ""
         self._start = self._since = self._spoken = time.monotonic()
         self._lock = threading.Lock()
@@ -74,6 +77,23 @@ class Progress:
         with self._lock:
             self._wipe()
             self._print(line + "\n")
+            self._said.append(line)
+            self._write_log()
+
+    def keep(self, log: Path) -> None:
+        """Write the lines that stay to a file as well, those so far and those to come.
+
+        They go behind what is in it, also if this is silent.
+        """
+        with self._lock:
+            self._log = log
+            self._write_log()
+
+    def _write_log(self) -> None:
+        if self._log is not None and self._said:
+            with open(self._log, "a", encoding="utf-8") as file:
+                file.write("\n".join(self._said) + "\n")
+            self._said = []
 
     def now(self, line: str) -> None:
         """Replace the line about the present."""

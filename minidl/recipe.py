@@ -6,8 +6,8 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,18 @@ import numpy as np
 
 from minidl import metrics, plot
 from minidl import run as folder
+from minidl.alarms import Alarms
+from minidl.architecture import Architecture
+from minidl.card import write_card
 from minidl.data import DataError, Dataset, Normaliser, Report, Split, check_folder, split_pairs
 from minidl.data.masks import listing
 from minidl.doctor.advice import class_frequencies, median_frequency_weights
+from minidl.environment import environment
 from minidl.evaluate import Evaluation, evaluate
-from minidl.gallery import draw_predictions
+from minidl.gallery import Samples, draw_predictions, draw_samples
 from minidl.progress import Progress
 from minidl.random import manual_seed
-from minidl.segmenter import Architecture, Segmenter
+from minidl.segmenter import Segmenter, fitting_crop
 from minidl.train import Settings, Trainer, TrainingError
 from minidl.training.origin import checksums, origin
 from minidl.training.recorder import Recorder
@@ -39,9 +43,12 @@ class Options:
 
     Attributes
     ----------
-    model : {'unet'}
-    root, depth : int
-        Channels at full resolution, and number of resolutions.
+    model : str
+        Name of a network; see `architecture.find_network`.
+    settings : mapping of str to anything
+        Further arguments of its constructor.
+    root, depth : int, optional
+        Of a U-Net: channels at full resolution (16), and number of resolutions (4).
     epochs, steps, minutes : number, optional
         Whatever ends first ends the training. Without any of them it takes 5 minutes.
     batch_size : int
@@ -72,8 +79,9 @@ class Options:
     """
 
     model: str = "unet"
-    root: int = 16
-    depth: int = 4
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    root: int | None = None
+    depth: int | None = None
     epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None
@@ -171,6 +179,8 @@ def with_pictures(outcome: Outcome, progress: Progress) -> Outcome:
         title = f"{run.name}: validation images"
         draw_predictions(outcome.segmenter, outcome.val, run / folder.PREDICTIONS, title)
         folder.write_text(run / folder.METRICS, outcome.evaluation.json())
+    draw_samples(run, f"{run.name}: validation images while it learned")
+    write_card(run)
     return outcome
 
 
@@ -187,9 +197,10 @@ def train_into(run: Path, data: str | Path, options: Options, progress: Progress
     val = Dataset(split.val, report.mask_kind, train.normaliser)
     segmenter = new_segmenter(report, train.normaliser, options)
     weights = _class_weights(options.class_weights, train, segmenter.class_names)
-    settings = resolve(options, report, segmenter.architecture, weights)
+    settings = resolve(options, report, segmenter.model, weights)
     _begin_folder(run, data, options, settings, segmenter, split)
-    progress.say(_plan_text(options.model, settings, segmenter))
+    progress.keep(run / folder.LOG)
+    progress.say(_plan_text(settings, segmenter))
     return learn(*new_trainer(run, segmenter, train, val, settings, progress))
 
 
@@ -204,7 +215,8 @@ def new_trainer(
     """What trains in a folder that has been begun, and what keeps the folder."""
     recorder = Recorder(run, segmenter, progress, origin(run, segmenter, settings))
     names, foreground = segmenter.class_names, segmenter.foreground
-    watches = [recorder]
+    alarms = Alarms(lambda alarm: progress.say(f"  ALARM {alarm}"), run / folder.ALARMS)
+    watches = [recorder, alarms, Samples(run, segmenter)]
     return Trainer(segmenter.model, train, val, settings, names, foreground, watches), recorder
 
 
@@ -275,9 +287,10 @@ def new_segmenter(report: Report, normaliser: Normaliser, options: Options) -> S
             f"{len(names)} class names ({listing(names)}) for {report.num_classes} classes (mask "
             f"values {listing(report.mask_kind.values)}), expected a different one for each."
         )
-    architecture = Architecture(
-        options.model, normaliser.channels, report.num_classes, options.depth, options.root
-    )
+    architecture = Architecture.chosen(
+        options.model, normaliser.channels, report.num_classes,
+        options.settings, options.root, options.depth,
+    )  # fmt: skip
     manual_seed(options.seed)
     ending = "_mask" if report.pairs[0].mask.stem == report.pairs[0].stem + "_mask" else ""
     return Segmenter(
@@ -294,7 +307,7 @@ def new_segmenter(report: Report, normaliser: Normaliser, options: Options) -> S
 def resolve(
     options: Options,
     report: Report,
-    architecture: Architecture,
+    model: Any,
     class_weights: tuple[float, ...] | None = None,
 ) -> Settings:
     """Settle what the options leave open."""
@@ -304,7 +317,7 @@ def resolve(
     both = {field.name for field in fields(Settings)} & {field.name for field in fields(Options)}
     settled = {
         "minutes": minutes,
-        "crop": _crop(options.crop, report.sizes, architecture.multiple),
+        "crop": _crop(options.crop, report.sizes, model),
         "lr": DEFAULT_LR[options.optimiser] if options.lr is None else options.lr,
         "class_weights": class_weights,
     }
@@ -333,24 +346,22 @@ def _class_weights(
 
 
 def _crop(
-    asked: int | None, sizes: Sequence[tuple[int, int]], multiple: int
+    asked: int | None, sizes: Sequence[tuple[int, int]], model: Any
 ) -> tuple[int, int] | None:
     if asked is None:
         side = min(DEFAULT_CROP, int(np.median([min(size) for size in sizes])))
-        side = max(side // multiple, 1) * multiple
-        return side, side
+        return fitting_crop(model, side), fitting_crop(model, side)
     if asked == 0:
-        return _whole(sizes, multiple)
-    if asked % multiple:
-        near = max(round(asked / multiple), 1) * multiple
+        return _whole(sizes, model)
+    if asked != model.fitting_size(asked):
         raise DataError(
-            f"crop {asked} is not a multiple of {multiple}, which this network needs. "
-            f"Take {near}, or a smaller depth."
+            f"crop {asked} does not fit this network, whose sides must be {model.sizes()}. Take "
+            f"{fitting_crop(model, asked)}."
         )
     return asked, asked
 
 
-def _whole(sizes: Sequence[tuple[int, int]], multiple: int) -> tuple[int, int]:
+def _whole(sizes: Sequence[tuple[int, int]], model: Any) -> tuple[int, int]:
     """Crops as large as the images: those are then cut nowhere and mirrored at their edges."""
     if len(set(sizes)) > 1:
         raise DataError(
@@ -358,7 +369,7 @@ def _whole(sizes: Sequence[tuple[int, int]], multiple: int) -> tuple[int, int]:
             f"{len(set(sizes))} sizes. Give the side of a crop."
         )
     height, width = sizes[0]
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+    return model.fitting_size(height), model.fitting_size(width)
 
 
 def _begin_folder(
@@ -382,19 +393,18 @@ def _begin_folder(
         "normaliser": segmenter.normaliser.to_dict(),
         "mask_ending": segmenter.mask_ending,
     }
+    folder.write_json(run / folder.ENVIRONMENT, environment())
     parts = {part: [pair.stem for pair in getattr(split, part)] for part in ("train", "val")}
     sums = checksums(split.train + split.val, data)
     folder.write_json(run / folder.SPLIT, {"how": split.how, **parts, "checksums": sums})
     folder.write_json(run / folder.CONFIG, config)
 
 
-def _plan_text(model: str, settings: Settings, segmenter: Segmenter) -> str:
-    architecture = segmenter.architecture
+def _plan_text(settings: Settings, segmenter: Segmenter) -> str:
     weights = sum(p.size for p in segmenter.model.parameters())
     crop, front = settings.crop, [segmenter.class_names[i] for i in segmenter.foreground]
     return (
-        f"  network {model}, depth {architecture.depth}, root {architecture.root}, "
-        f"{weights:,} weights\n"
+        f"  network {segmenter.architecture}, {weights:,} weights\n"
         f"  training for {budget_text(settings)}, {settings.batch_size} crops of "
         f"{f'{crop[0]} x {crop[1]}' if crop else 'whole images'} a step, learning rate "
         f"{settings.lr:g}\n"

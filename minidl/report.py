@@ -17,6 +17,9 @@ import numpy as np
 
 from minidl import metrics
 from minidl import run as folder
+from minidl.alarms import read_alarms
+from minidl.architecture import Architecture
+from minidl.card import read_json
 from minidl.data import DataError, Dataset
 from minidl.doctor.page import STYLE, refuse_page
 from minidl.doctor.pictures import colour, data_uri, histogram, overlay
@@ -40,11 +43,14 @@ class Case:
     score : float
         Mean Dice of the foreground classes that the target or the prediction has; 1 where there
         is no foreground and none was found.
+    failure : str or None
+        See `metrics.failure`; all foreground counts as one.
     """
 
     index: int
     name: str
     score: float
+    failure: str | None = None
 
 
 def write_report(
@@ -85,15 +91,18 @@ def write_report(
     if not (run / folder.CONFIG).is_file():
         raise RunError(f"{run}: no {folder.CONFIG} in it, so it is not a run folder.")
     path = refuse_page(run / REPORT if path is None else path, overwrite)
-    config = _json(run / folder.CONFIG)
+    config = read_json(run / folder.CONFIG)
     parts = [
         _head(run, config),
-        _scores(_json(run / folder.METRICS)),
+        _scores(read_json(run / folder.METRICS)),
+        _alarms(run),
         _picture(run / folder.CURVES, "Loss and scores"),
+        _picture(run / folder.SAMPLES_PICTURE, "What it found on the way"),
         _cases(run, config, cases, progress) if cases else "",
         _picture(run / folder.PREDICTIONS, "Validation images"),
         _history(run / folder.HISTORY),
         _settings(config),
+        _environment(read_json(run / folder.ENVIRONMENT)),
     ]
     return folder.write_text(
         path,
@@ -103,31 +112,32 @@ def write_report(
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _table(rows: Sequence[tuple[str, str]]) -> str:
     cells = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
     return f"<table>{cells}</table>"
 
 
 def _head(run: Path, config: Mapping[str, Any]) -> str:
-    architecture = config.get("architecture", {})
-    network = ", ".join(f"{key} {value}" for key, value in architecture.items())
+    architecture = config.get("architecture")
+    network = str(Architecture.from_dict(architecture)) if architecture else "?"
     rows = [
         ("data", str(config.get("data", "?"))),
         ("network", network),
         ("weights", f"{config.get('parameters', 0):,}"),
         ("classes", ", ".join(config.get("class_names", []))),
-        ("split", str(_json(run / folder.SPLIT).get("how", "?"))),
+        ("split", str(read_json(run / folder.SPLIT).get("how", "?"))),
         ("page made with", f"Python {platform.python_version()}, NumPy {np.__version__}"),
     ]
     return f"<h1>Run {escape(run.resolve().name)}</h1>{_table(rows)}"
+
+
+def _alarms(run: Path) -> str:
+    cards = "".join(
+        f'<div class="card warning"><b>{escape(alarm.kind)}</b>, step {alarm.step}: '
+        f'{escape(alarm.words)}<p class="next">{escape(alarm.remedy)}</p></div>'
+        for alarm in read_alarms(run / folder.ALARMS)
+    )
+    return f"<h2>Alarms</h2>{cards}" if cards else ""
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
@@ -183,10 +193,18 @@ def _cases(run: Path, config: Mapping[str, Any], count: int, progress: Progress)
         )
     worst, best = ranked[:count], ranked[count:][-count:][::-1]
     text = f'<div class="charts">{histogram([c.score for c in ranked], "Images", "Dice")}</div>'
+    text += _failures(ranked)
     for title, some in (("Worst", worst), ("Best", best)):
         figures = "".join(_case(segmenter, dataset, case) for case in some)
         text += f'<h3>{title}</h3><div class="row">{figures}</div>' if some else ""
     return f"<h2>Best and worst images: target, then prediction</h2>{text}"
+
+
+def _failures(cases: Sequence[Case]) -> str:
+    """How often each kind of failure came about."""
+    counts = {kind: sum(case.failure == kind for case in cases) for kind in metrics.FAILURES}
+    told = ", ".join(f"{kind}: {count}" for kind, count in counts.items() if count)
+    return f"<p>Of {len(cases)} images, {told or 'none failed altogether'}.</p>"
 
 
 def rank_cases(
@@ -212,7 +230,9 @@ def rank_cases(
         prediction = segmenter(image, dataset.name(index))
         matrix = metrics.confusion_matrix(prediction, target, segmenter.mask_kind.num_classes)
         score = metrics.mean_dice(matrix, segmenter.foreground)
-        cases.append(Case(index, dataset.name(index), 1.0 if math.isnan(score) else score))
+        front = (np.isin(classes, segmenter.foreground) for classes in (prediction, target))
+        name, failure = dataset.name(index), metrics.failure(*front)
+        cases.append(Case(index, name, 1.0 if math.isnan(score) else score, failure))
     return sorted(cases, key=lambda case: (case.score, case.name))
 
 
@@ -224,7 +244,8 @@ def _case(segmenter: Segmenter, dataset: Dataset, case: Case) -> str:
         f'<img src="{data_uri(overlay(image, classes, colours, 220))}" alt="{word}">'
         for word, classes in (("target", target), ("prediction", prediction))
     )
-    words = escape(f"{case.name}: Dice {case.score:.3f}")
+    failed = f", {case.failure}" if case.failure else ""
+    words = escape(f"{case.name}: Dice {case.score:.3f}{failed}")
     return f'<figure><div class="pair">{pictures}</div><figcaption>{words}</figcaption></figure>'
 
 
@@ -252,4 +273,14 @@ def _settings(config: Mapping[str, Any]) -> str:
     return (
         "<h2>Every setting</h2>"
         f"<details><summary>{folder.CONFIG}</summary><pre>{text}</pre></details>"
+    )
+
+
+def _environment(about: Mapping[str, Any]) -> str:
+    if not about:
+        return ""
+    text = escape(json.dumps(about, indent=2))
+    return (
+        "<h2>Computed with</h2>"
+        f"<details><summary>{folder.ENVIRONMENT}</summary><pre>{text}</pre></details>"
     )

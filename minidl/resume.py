@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minidl import run as folder
+from minidl.architecture import Architecture
 from minidl.checkpoint import UNFINISHED, load
 from minidl.data import DataError, Dataset, MaskKind, Normaliser, Pair, find_pairs
 from minidl.data.masks import listing
@@ -21,7 +22,7 @@ from minidl.progress import Progress, duration
 from minidl.random import manual_seed
 from minidl.recipe import Outcome, budget_text, learn, new_trainer, with_pictures
 from minidl.run import RunError
-from minidl.segmenter import Architecture, Segmenter
+from minidl.segmenter import Segmenter
 from minidl.train import Settings, Trainer
 from minidl.training.origin import checksums, origin
 from minidl.training.settings import BUDGET
@@ -84,6 +85,7 @@ def resume_folder(
     folder.write_json(run / folder.CONFIG, config)
     _clear(run)
     recorder.keep(trainer)
+    progress.keep(run / folder.LOG)
     progress.say(
         f"  from step {trainer.step}, after {duration(trainer.elapsed)} of training, to "
         f"{budget_text(settings)}"

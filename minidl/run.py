@@ -11,6 +11,11 @@
       curves.png          the same as a picture
       predictions.png     validation images: input, target, prediction
       metrics.json        scores of the best network on the validation images
+      samples/            some of these images at several steps; samples.png shows all
+      alarms.json         what went wrong, with causes
+      environment.json    versions, processor, threads
+      log.txt             what was said on the way
+      README.md           the model's card
 
 Every file is written under another name and renamed: whatever happens, it is complete.
 """
@@ -25,11 +30,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minidl.checkpoint import whole_file
 
 MODEL, LAST = "model.safetensors", "last.safetensors"
 CONFIG, SPLIT, HISTORY = "config.json", "split.json", "history.csv"
 CURVES, PREDICTIONS, METRICS = "curves.png", "predictions.png", "metrics.json"
+SAMPLES, SAMPLES_PICTURE, ALARMS = "samples", "samples.png", "alarms.json"
+ENVIRONMENT, LOG, CARD = "environment.json", "log.txt", "README.md"
 
 
 class RunError(ValueError):
@@ -88,6 +97,23 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, content: Any) -> Path:
     """Write JSON, as `write_text` does."""
     return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> Path:
+    """Write an array (H, W, 3), uint8, as PNG, complete or not at all."""
+    from PIL import Image
+
+    with whole_file(path, "write_picture") as file:
+        Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return path
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """The array (H, W, 3), uint8, of a picture."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def history_text(rows: Sequence[Mapping[str, float]]) -> str:

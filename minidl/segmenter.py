@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,51 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from minidl.checkpoint import load, save
+from minidl.architecture import Architecture
+from minidl.checkpoint import load, read_about, save
 from minidl.data import DataError, MaskKind, Normaliser
 from minidl.flips import flipped
 from minidl.run import RunError
 from minidl.tiles import tiled_classes, tiled_scores
 
-MODELS = ("unet",)
-
 
 class ModelError(RunError):
     """A model file that cannot be used; the message names it and says why."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Which network, and the arguments it is built with.
-
-    Attributes
-    ----------
-    model : {'unet'}
-    in_channels, num_classes : int
-    depth : int
-        Resolutions, 2 or more; each is half the one before.
-    root : int
-        Channels at full resolution; each resolution has twice those of the one before.
-    """
-
-    model: str
-    in_channels: int
-    num_classes: int
-    depth: int = 4
-    root: int = 16
-
-    @property
-    def multiple(self) -> int:
-        """What the sides of an image must be a multiple of."""
-        return 2 ** (self.depth - 1)
-
-    def build(self) -> Any:
-        """A new network with random weights, from `minidl.manual_seed`."""
-        from minidl.models import UNet
-
-        if self.model not in MODELS:
-            raise ValueError(f"no model {self.model!r}, expected one of {', '.join(MODELS)}")
-        return UNet(self.in_channels, self.num_classes, depth=self.depth, root=self.root)
 
 
 @dataclass
@@ -128,17 +94,21 @@ class Segmenter:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write a model file; under its name it is complete or does not exist."""
-        state = {
+        """Write a model file; under its name it is complete or does not exist.
+
+        It is in the safetensors format: the arrays have the names of ``model.state_dict()``, and
+        everything else is in the header, as JSON under the names of the attributes.
+        """
+        about = {
             "architecture": asdict(self.architecture),
             "normaliser": self.normaliser.to_dict(),
             "mask_kind": self.mask_kind.to_dict(),
             "class_names": self.class_names,
             "foreground": self.foreground,
             "mask_ending": self.mask_ending,
-            "weights": self.model.state_dict(),
         }
-        save(path, state)
+        texts = {key: json.dumps(value) for key, value in about.items()}
+        save(path, self.model.state_dict(), texts)
         return Path(path)
 
     @classmethod
@@ -154,7 +124,7 @@ class Segmenter:
         """
         state = _read(Path(path))
         try:
-            architecture = Architecture(**state["architecture"])
+            architecture = Architecture.from_dict(state["architecture"])
             model = architecture.build()
             model.load_state_dict(state["weights"])
             model.eval()
@@ -175,15 +145,17 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file")
     try:
-        state = load(path)
+        state, about = load(path), read_about(path)
     except ValueError as error:
         raise ModelError(str(error)) from error
+    if "architecture" in about:
+        return {key: json.loads(text) for key, text in about.items()} | {"weights": state}
     if not isinstance(state, dict) or not {"architecture", "weights"} <= state.keys():
         raise ModelError(
             f"{path}: does not say which network its weights are of. Use the model file of a run "
             "folder that `minidl train` made."
         )
-    return state
+    return state  # as model files were before October 2026, all of it nested
 
 
 def scores_of(model: Any, x: np.ndarray) -> np.ndarray:
@@ -204,3 +176,21 @@ def scores_of(model: Any, x: np.ndarray) -> np.ndarray:
         Computed as for predicting: with running statistics and without dropout.
     """
     return tiled_scores(model, x)
+
+
+def fitting_crop(model: Any, side: int) -> int:
+    """The largest side of a crop that a network takes, at most `side`; or else its smallest."""
+    return next(
+        (size for size in range(side, 0, -1) if model.fitting_size(size) == size),
+        model.fitting_size(1),
+    )
+
+
+def like_scores(target: np.ndarray, scores: Any) -> np.ndarray:
+    """The middle of a target (N, H, W) as large as scores (N, OH, OW, classes).
+
+    For networks whose scores are smaller than the image by what the image does not determine.
+    """
+    height, width = scores.shape[1:3]
+    top, left = (target.shape[1] - height) // 2, (target.shape[2] - width) // 2
+    return target[:, top : top + height, left : left + width]

@@ -23,6 +23,7 @@ from minidl.data import Dataset, batches
 from minidl.evaluate import Evaluation, evaluate
 from minidl.prefetch import prefetch
 from minidl.random import generator
+from minidl.segmenter import like_scores
 from minidl.tensor import Tensor, no_grad
 from minidl.training.average import Average
 from minidl.training.objective import boundary_distances, loss_terms, segmentation_loss
@@ -296,8 +297,9 @@ class Trainer:
     def _backward(self, batch: tuple[np.ndarray, ...]) -> float:
         """Add a batch's share to the gradients; its loss."""
         self.between_steps, self.batch = False, batch
-        x, y, *pixel_weight = batch
-        loss = self._loss(self.model(Tensor(x)), y, *pixel_weight)
+        x, *targets = batch
+        scores = self.model(Tensor(x))
+        loss = self.loss_of(scores, *(like_scores(target, scores) for target in targets))
         self.loss = float(loss)
         if not math.isfinite(self.loss):
             raise TrainingError(self._what_became_of_the_loss())
@@ -305,13 +307,14 @@ class Trainer:
         loss.backward(None if share == 1 else np.asarray(share, loss.dtype))
         return self.loss
 
-    def _loss(
+    def loss_of(
         self,
         scores: Any,
         target: np.ndarray,
         pixel_weight: np.ndarray | None = None,
         distance: np.ndarray | None = None,
     ) -> Tensor:
+        """What is made small: the loss of the settings, of scores and the rest of a batch."""
         settings = self.settings
         if distance is None:
             distance = self._distances(target)
@@ -372,7 +375,7 @@ class Trainer:
                 np.concatenate(arrays)[None] for arrays in zip(*parts, strict=True)
             )
             with no_grad():
-                loss = float(self._loss(scores, target, None, *distance))
+                loss = float(self.loss_of(scores, target, None, *distance))
             self._record(result, loss)
         self._validation_seconds = time.monotonic() - started
 

@@ -33,7 +33,7 @@ ROOMS = {
     "data": {"kernels", "random"},
 }
 # Applications that may know the models.
-KNOW_MODELS = {"cli", "demo", "pretrained", "segmenter"}
+KNOW_MODELS = {"architecture", "cli", "demo", "pretrained"}
 FUNCTIONAL_SHARED = {"minidl.functional.check"}
 
 

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-MODELS = ("unet",)  # that can be trained from here
-
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
@@ -152,16 +150,44 @@ def add_common(command: Any, seed: bool) -> None:
     )
 
 
+def network(text: str) -> str:
+    """Name of a network."""
+    from minidl.architecture import SEGMENTATION, find_network
+
+    if text != "unet" and find_network(text) is None:  # the usual one needs no looking up
+        raise argparse.ArgumentTypeError(f"no network {text!r}, expected {', '.join(SEGMENTATION)}")
+    return text
+
+
+class Settings(argparse.Action):
+    """Collects NAME=VALUE in a dict, however often the option is given."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        """Add them."""
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **dict(values)})
+
+
 def add_network(command: Any) -> Any:
-    """Which U-Net: the group of its arguments."""
+    """Which network: the group of its arguments."""
     group = command.add_argument_group("network")
-    group.add_argument("--model", choices=MODELS, default="unet", help="which network (unet)")
     group.add_argument(
-        "--root", type=count, default=16, metavar="N",
-        help="channels at full resolution (16); twice as many take up to four times as long",
+        "--model", type=network, default="unet", metavar="NAME",
+        help="which network: unet, fcn8s, segnet, deeplab, fc-densenet56, refinenet, ... (unet); a "
+        "wrong name lists all",
     )  # fmt: skip
     group.add_argument(
-        "--depth", type=depth, default=4, metavar="N",
-        help="number of resolutions, each half the one before (4)",
+        "--set", dest="settings", nargs="+", type=setting, action=Settings, default={},
+        metavar="NAME=VALUE",
+        help="further arguments of the network, such as width=16; a wrong one lists all",
+    )  # fmt: skip
+    group.add_argument(
+        "--root", type=count, metavar="N",
+        help="U-Net: channels at full resolution (16); twice as many take up to four times as long",
+    )  # fmt: skip
+    group.add_argument(
+        "--depth", type=depth, metavar="N",
+        help="U-Net: number of resolutions, each half the one before (4)",
     )  # fmt: skip
     return group

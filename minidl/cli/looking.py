@@ -275,20 +275,19 @@ def _profile(arguments: argparse.Namespace) -> int:
 
 def _profiled_network(arguments: argparse.Namespace) -> tuple[Any, int]:
     """The network by its name or of the run, or a new U-Net, and the channels of its images."""
+    from minidl.architecture import Architecture
     from minidl.cli.networks import load_network
-    from minidl.models import UNet
     from minidl.run import RunError, model_path
 
     name, channels = arguments.run_folder, arguments.input[-1] if arguments.input else None
-    options = {"model": "unet", "root": 16, "depth": 4, "no_batch_norm": False, "classes": 2}
+    options = "model", "root", "depth", "no_batch_norm", "classes"
     if name is None:
-        chosen = {key: getattr(arguments, key) or value for key, value in options.items()}
-        channels = channels or 1
-        model = UNet(
-            channels, chosen["classes"], chosen["depth"], chosen["root"],
-            batch_norm=not chosen["no_batch_norm"],
+        settings = arguments.settings | ({"batch_norm": False} if arguments.no_batch_norm else {})
+        architecture = Architecture.chosen(
+            arguments.model or "unet", channels or 1, arguments.classes or 2, settings,
+            arguments.root, arguments.depth,
         )  # fmt: skip
-        return model, channels
+        return architecture.build(), architecture.in_channels
     is_run = Path(name).exists()
     if given := [
         key for key in options if getattr(arguments, key) and (is_run or key != "classes")
@@ -297,4 +296,4 @@ def _profiled_network(arguments: argparse.Namespace) -> tuple[Any, int]:
         raise RunError(f"{listed}: the network of {name} is what it is. Leave off.")
     if not is_run and len(Path(name).parts) > 1:
         model_path(name)  # says that there is nothing
-    return load_network(name, channels, arguments.classes, {})
+    return load_network(name, channels, arguments.classes, arguments.settings)

@@ -3,52 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minidl.nn.module import Module
-
 SIDE, LENGTH = 224, 4096  # of images and sequences, where nothing is said
-
-
-def known_networks() -> dict[str, Callable[..., Any]]:
-    """Everything in `minidl.models` that makes a network for images or sequences, by its name."""
-    from minidl import models
-
-    makers = {name: getattr(models, name) for name in models.__all__}
-    return {name: make for name, make in makers.items() if _is_network(make)}
-
-
-def _is_network(make: Any) -> bool:
-    """Functions, and classes that know how many channels an image has."""
-    if not inspect.isclass(make):
-        return callable(make)
-    return issubclass(make, Module) and "in_channels" in inspect.signature(make).parameters
-
-
-def find_network(name: str) -> Callable[..., Any]:
-    """What makes the network of that name, which may be written in lower case.
-
-    Raises
-    ------
-    RunError
-        Naming what there is.
-    """
-    from minidl.run import RunError
-
-    makers = known_networks()
-    if name in makers:
-        return makers[name]
-    for known, make in makers.items():
-        if _plain(known) == _plain(name):
-            return make
-    names = ", ".join(sorted({known.lower() for known in makers}))
-    raise RunError(f"{name}: no run folder, and no network. Networks are {names}.")
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
 
 
 def load_network(
@@ -76,6 +35,7 @@ def load_network(
     RunError
         If there is no such network, or it does not take the arguments.
     """
+    from minidl.architecture import build, find_network, known_networks
     from minidl.run import RunError
 
     if Path(name).exists():
@@ -83,6 +43,9 @@ def load_network(
             raise RunError(f"the network of {name} is what it is. Leave off classes and settings.")
         return load_run(Path(name))
     make = find_network(name)
+    if make is None:
+        names = ", ".join(sorted({known.lower() for known in known_networks()}))
+        raise RunError(f"{name}: no run folder, and no network. Networks are {names}.")
     parameters = inspect.signature(make).parameters
     keywords = dict(settings)
     if classes is not None:
@@ -91,10 +54,7 @@ def load_network(
         keywords["num_classes"] = 2
     if channels is not None or _lacks(parameters, "in_channels"):
         keywords.setdefault("in_channels", channels or 3)
-    try:
-        model = make(**keywords)
-    except (TypeError, ValueError) as error:
-        raise RunError(f"{name}: {error}") from error
+    model = build(name, keywords)
     return model, getattr(model, "in_channels", None) or keywords.get("in_channels", 3)
 
 

@@ -1,8 +1,8 @@
 """How good a segmentation is.
 
 `confusion` has all scores that follow from counting pixels, `boundary` looks at contours,
-`segments` at which pixels were put into one piece, and `kaggle` is the nerve competition's rule and
-format.
+`segments` at which pixels were put into one piece, `kaggle` is the nerve competition's rule and
+format, and `failures` has names for what goes wrong there.
 
 NaN, everywhere and only, means that the question did not arise. Means leave NaN out.
 """
@@ -19,6 +19,7 @@ from minidl.metrics.confusion import (
     mean_iou,
     pixel_accuracy,
 )
+from minidl.metrics.failures import FAILURES, constant_entropy, failure
 from minidl.metrics.kaggle import kaggle_dice, rle_decode, rle_encode
 from minidl.metrics.segments import (
     SegmentScore,
@@ -30,13 +31,16 @@ from minidl.metrics.segments import (
 )
 
 __all__ = [
+    "FAILURES",
     "SegmentScore",
     "boundary_f1",
     "class_accuracy",
     "class_edges",
     "components",
+    "constant_entropy",
     "confusion_matrix",
     "dice",
+    "failure",
     "foreground_classes",
     "frequency_weighted_iou",
     "grow",

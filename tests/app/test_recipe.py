@@ -11,12 +11,14 @@ from PIL import Image
 
 from minidl import recipe, run, train
 from minidl.data import DataError
+from minidl.models import UNet
 from minidl.recipe import Options, train_folder
 from minidl.run import RunError
 from minidl.segmenter import ModelError, Segmenter
 from minidl.train import TrainingError
 
 FILES = {
+    "README.md", "environment.json", "log.txt", "samples", "samples.png",
     "config.json", "curves.png", "history.csv", "last.safetensors", "metrics.json",
     "model.safetensors",
     "predictions.png", "split.json",
@@ -43,7 +45,7 @@ def test_the_config_says_what_was_resolved(tiny_run, pairs_folder):
     assert config["settings"]["crop"] == [16, 16]
     assert config["settings"]["minutes"] is None
     assert config["architecture"] == {
-        "model": "unet", "in_channels": 1, "num_classes": 2, "depth": 2, "root": 4,
+        "model": "unet", "in_channels": 1, "num_classes": 2, "settings": {"depth": 2, "root": 4},
     }  # fmt: skip
     assert config["class_names"] == ["nothing", "disc"]
     assert config["foreground"] == [1]
@@ -177,14 +179,15 @@ def test_ctrl_c_before_the_first_validation_keeps_what_was_learnt(
     ],
 )
 def test_the_crop_fits_the_images_and_the_network(asked, sizes, expected):
-    assert recipe._crop(asked, sizes, 8) == expected
+    assert recipe._crop(asked, sizes, UNet(1, 2, depth=4, root=1)) == expected
 
 
 def test_crops_that_cannot_be_are_refused():
-    with pytest.raises(DataError, match="crop 100 is not a multiple of 8.*Take 96"):
-        recipe._crop(100, [(512, 512)], 8)
+    model = UNet(1, 2, depth=4, root=1)
+    with pytest.raises(DataError, match="crop 100 does not fit .* multiples of 8. Take 96"):
+        recipe._crop(100, [(512, 512)], model)
     with pytest.raises(DataError, match="crop 0 takes whole images.*2 sizes"):
-        recipe._crop(0, [(10, 10), (10, 11)], 8)
+        recipe._crop(0, [(10, 10), (10, 11)], model)
 
 
 def test_class_names_must_fit(pairs_folder, tmp_path):
@@ -196,10 +199,10 @@ def test_class_names_must_fit(pairs_folder, tmp_path):
 
 def test_without_a_budget_it_is_five_minutes(tiny_run, pairs_folder):
     report = recipe.check_folder(pairs_folder)
-    architecture = Segmenter.load(tiny_run / "model.safetensors").architecture
-    assert recipe.resolve(Options(), report, architecture).minutes == 5
-    assert recipe.resolve(Options(steps=3), report, architecture).minutes is None
-    assert recipe.resolve(Options(epochs=3), report, architecture).minutes is None
+    model = Segmenter.load(tiny_run / "model.safetensors").model
+    assert recipe.resolve(Options(), report, model).minutes == 5
+    assert recipe.resolve(Options(steps=3), report, model).minutes is None
+    assert recipe.resolve(Options(epochs=3), report, model).minutes is None
 
 
 def test_damaged_and_foreign_model_files_are_named(tiny_run, tmp_path):
