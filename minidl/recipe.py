@@ -222,7 +222,7 @@ def new_trainer(
 
 def learn(trainer: Trainer, recorder: Recorder) -> Outcome:
     """Train, and say how it ended."""
-    progress = recorder.progress
+    progress, first = recorder.progress, trainer.step
     progress.begin("first step; kernels are compiled once and kept for later runs")
     try:
         with _ending_on_ctrl_c(trainer):
@@ -237,7 +237,7 @@ def learn(trainer: Trainer, recorder: Recorder) -> Outcome:
         progress.say(recorder.way_on())
     elif trainer.stopped_early:
         progress.say(f"stopped early: no better network in {trainer.settings.patience} validations")
-    if trainer.waited_share:
+    if trainer.step > first:
         progress.say(f"  waited for data: {trainer.waited_share:.1%} of the time")
     return _outcome(trainer, recorder)
 

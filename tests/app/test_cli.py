@@ -212,7 +212,7 @@ def test_ctrl_c_says_where_the_network_is(pairs_folder, tmp_path, monkeypatch, c
     assert f"best network so far is in {run / 'model.safetensors'}" in said
 
 
-def test_a_run_is_resumed(tiny_run, pairs_folder, tmp_path, capsys):
+def test_a_run_is_resumed(tiny_run, tmp_path, threads, capsys):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     assert cli.main(["train", "--resume", str(run), "--steps", "31", "--threads", "1"]) == 0
     said = capsys.readouterr().out
