@@ -1,13 +1,18 @@
 """From image files to mask files of the training masks' kind."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tifffile
 from discs import disc_picture
 from PIL import Image
 
-from minidl.data import DataError, read_mask
+from minidl import cli
+from minidl.data import DataError, MaskKind, read_mask
 from minidl.predict import plan, predict_files
+from minidl.progress import Progress
 from minidl.segmenter import Segmenter, scores_of
 
 
@@ -162,3 +167,37 @@ def test_pages_of_different_sizes_stay_together(segmenter, tmp_path):
     (path,) = predict(segmenter, [tmp_path / "s.tif"], tmp_path / "out")
     with tifffile.TiffFile(path) as tif:
         assert [page.shape for page in tif.pages] == [(24, 32), (10, 9)]
+
+
+def test_the_command_tells_about_tiles_and_how_long_they_will_take(tiny_run, tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", disc_picture(0, (40, 90))[0])
+    said = []
+    monkeypatch.setattr(Progress, "now", lambda self, line: said.append(line))
+    command = ["predict", str(tiny_run), str(tmp_path / "a.tif"), "--tile", "32", "--out"]
+    assert cli.main([*command, str(tmp_path / "tiled")]) == 0
+    tiles = [line for line in said if "tile" in line]
+    assert re.fullmatch(r"image 1/1 a\.tif, tile 2/\d+, \d+ s left", tiles[0])
+    assert len(tiles) > 3
+    del command[3:5]
+    assert cli.main([*command, str(tmp_path / "whole")]) == 0
+    written = [tifffile.imread(tmp_path / name / "a_mask.tif") for name in ("tiled", "whole")]
+    np.testing.assert_array_equal(*written)
+
+
+def test_a_tile_too_small_for_the_network_is_refused(segmenter, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", disc_picture(0, (40, 90))[0])
+    jobs = plan(segmenter, [tmp_path / "a.tif"], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"tile=8, expected \d+ or more: UNet looks \d+ pixels"):
+        predict_files(segmenter, jobs, tile=8)
+
+
+def test_numbered_training_masks_give_numbered_objects(segmenter, tmp_path):
+    kind = MaskKind(".png", (0, 1), "uint16", instances=True)
+    numbering = replace(segmenter, mask_kind=kind, mask_ending="")
+    image = np.hstack([disc_picture(k)[0] for k in range(3)])
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    (path,) = predict(numbering, [tmp_path / "a.tif"], tmp_path / "out")
+    numbers, found = read_mask(path), segmenter(image[..., None])
+    assert numbers.dtype == np.uint16
+    np.testing.assert_array_equal(numbers > 0, found == 1)
+    assert set(np.unique(numbers)) == set(range(numbers.max() + 1)) and numbers.max() >= 2
