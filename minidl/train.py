@@ -229,7 +229,7 @@ class Trainer:
         self.lr = self.learning_rate()
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr
-        self.batch = x, y
+        self.batch: tuple[np.ndarray, ...] = x, y
         scores = self.model(Tensor(x))
         loss = segmentation_loss(scores, like_scores(y, scores), self.foreground)
         self.loss = float(loss)
