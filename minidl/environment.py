@@ -28,7 +28,7 @@ def environment() -> dict[str, Any]:
         "minidl": minidl.__version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "machine": platform.machine(),
         "processor": _processor(),
         "features": sorted(simd.FEATURES & _NAMED),

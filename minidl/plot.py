@@ -166,7 +166,8 @@ def columns(pictures: Sequence[np.ndarray], headings: Sequence[str], title: str 
 
     dpi, gap, top = 110, 0.06, 0.6 if title else 0.34
     height, width = (side / dpi for side in pictures[0].shape[:2])
-    whole = len(pictures) * (width + gap) + gap, height + top + gap
+    room = 0.09 * len(title)  # of its letters
+    whole = max(len(pictures) * (width + gap) + gap, room), height + top + gap
     figure = Figure(figsize=whole, dpi=dpi, facecolor="white")
     for k, (picture, heading) in enumerate(zip(pictures, headings, strict=True)):
         left = gap + k * (width + gap)

@@ -197,7 +197,8 @@ def _place(forward: bool, layer: str, name: str, made: np.ndarray, given: float)
 
 def _arrays(result: Any) -> list[np.ndarray]:
     results = result if isinstance(result, tuple | list) else (result,)
-    return [a for a in results if isinstance(a, np.ndarray | np.generic) and a.dtype.kind == "f"]
+    arrays = [np.asarray(each) for each in results if isinstance(each, np.ndarray | np.generic)]
+    return [array for array in arrays if array.dtype.kind == "f"]
 
 
 def largest(array: Any) -> float:

@@ -82,7 +82,7 @@ def first_weights(model: nn.Module) -> Alarm | None:
     biases differ from each other.
     """
     modules = list(model.named_modules())
-    layers = [(path, part) for path, part in modules if _before_relu(part)]
+    layers: list[tuple[str, Any]] = [(path, p) for path, p in modules if _before_relu(p)]
     if any(isinstance(part, nn.BatchNorm2d) for _, part in modules) or not layers:
         return None
     if any(part.bias is not None and np.ptp(part.bias.numpy()) > 0.05 for _, part in layers):
@@ -104,7 +104,8 @@ def first_weights(model: nn.Module) -> Alarm | None:
 
 
 def _before_relu(module: Any) -> bool:
-    return ends_in_relu(module) and np.ndim(getattr(module, "weight", None)) > 1
+    weight = getattr(module, "weight", None)
+    return ends_in_relu(module) and weight is not None and weight.ndim > 1
 
 
 def he_deviation(layer: Any) -> float:

@@ -179,7 +179,7 @@ def samples(model: Any) -> dict[str, np.ndarray]:
 def change(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
     """How much weights changed relative to themselves: the median over layers."""
     ratios = [
-        float(np.linalg.norm(after[name] - old) / max(np.linalg.norm(old), 1e-12))
+        float(np.linalg.norm(after[name] - old)) / max(float(np.linalg.norm(old)), 1e-12)
         for name, old in before.items()
     ]
     return float(np.median(ratios))
