@@ -11,7 +11,7 @@ from minidl.data import Dataset, write_nerve_set
 from minidl.evaluate import Evaluation, chosen_pairs, evaluate
 from minidl.gallery import draw_predictions
 from minidl.progress import Progress
-from minidl.recipe import Options, train_into
+from minidl.recipe import Options, train_into, write_summary
 
 FRAMES = {"train": 96, "val": 18, "test": 36}
 STEPS = 350
@@ -68,6 +68,7 @@ def run_demo(
     title = "What the demo's U-Net finds in frames it never saw"
     draw_predictions(segmenter, test, out / folder.PREDICTIONS, title)
     folder.write_text(out / folder.METRICS, result.json())
+    write_summary(out)
     progress.say(f"\n{len(test)} test frames, of subjects it has never seen:\n{result.text()}")
     return result
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from minidl import metrics
 from minidl import run as folder
-from minidl.data import DataError, Dataset, Pair, find_pairs
+from minidl.data import DataError, Dataset, Pair, find_pairs, listed_part
 from minidl.data.masks import listing
 from minidl.flips import flipped
 from minidl.progress import Progress
@@ -337,7 +337,7 @@ def chosen_pairs(run: str | Path, data: str | Path, split: str | None) -> tuple[
         return list(pairs.values()), "all pairs"
     if recorded and split in recorded:
         return [pairs[stem] for stem in recorded[split]], f"{split} part of the run's own split"
-    return _listed_part(Path(data), pairs, split), f"{split}.txt"
+    return listed_part(list(pairs.values()), data, split), f"its {split} part"
 
 
 def _recorded_split(
@@ -360,23 +360,3 @@ def _recorded_split(
     # Other data may have the same file names: only if the origin is gone has it been moved.
     moved = not missing and not origin.exists()
     return recorded if same or moved else None
-
-
-def _listed_part(data: Path, pairs: Mapping[str, Pair], split: str) -> list[Pair]:
-    file = data / f"{split}.txt"
-    if not file.is_file():
-        raise DataError(
-            f"{data}: no {file.name} in it, which would say what belongs to the {split} part. "
-            "Evaluate with --split all."
-        )
-    names = _listed_names(file)
-    stems = [name if name in pairs else Path(name).stem for name in names]
-    unknown = [name for name, stem in zip(names, stems, strict=True) if stem not in pairs]
-    if unknown or not names:
-        raise DataError(f"{file}: names without a pair: {listing(unknown) or 'it is empty'}.")
-    return [pairs[stem] for stem in stems]
-
-
-def _listed_names(file: Path) -> Iterable[str]:
-    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]

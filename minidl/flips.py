@@ -40,6 +40,11 @@ class Flipped:
             raise ValueError(f"Flipped: flips={flips!r}, expected one of {', '.join(FLIPS)}")
         self.model, self.flips = model, flips
 
+    @property
+    def unflipped(self) -> Any:
+        """The network itself."""
+        return self.model
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 

@@ -60,6 +60,8 @@ class Options:
         How crops are varied; see `data.batches`.
     foreground_crops : float
         Share of the crops that are moved so that they have foreground in them, where there is any.
+    empty_images, weight_map
+        See `train.Settings`.
     lr : float, optional
         Learning rate at the beginning; by itself 0.002, and 0.02 for ``'sgd'``.
     seed : int
@@ -75,6 +77,8 @@ class Options:
         The mask values in class order, if not those that occur.
     ignore : int, optional
         Mask value of pixels that do not count.
+    instances : bool
+        Masks number objects, which are then all of one class; see `data.MaskKind`.
     class_names : sequence of str, optional
     """
 
@@ -89,6 +93,8 @@ class Options:
     crop: int | None = None
     augment: str = "turns"
     foreground_crops: float = 0.0
+    empty_images: float | None = None
+    weight_map: bool = False
     lr: float | None = None
     seed: int = 0
     accumulate: int = 1
@@ -105,6 +111,7 @@ class Options:
     val_fraction: float = 0.2
     labels: Sequence[int] | None = None
     ignore: int | None = None
+    instances: bool = False
     class_names: Sequence[str] | None = None
 
 
@@ -179,9 +186,14 @@ def with_pictures(outcome: Outcome, progress: Progress) -> Outcome:
         title = f"{run.name}: validation images"
         draw_predictions(outcome.segmenter, outcome.val, run / folder.PREDICTIONS, title)
         folder.write_text(run / folder.METRICS, outcome.evaluation.json())
+    write_summary(run)
+    return outcome
+
+
+def write_summary(run: Path) -> None:
+    """Write how a finished run came about, as a picture and in words."""
     draw_samples(run, f"{run.name}: validation images while it learned")
     write_card(run)
-    return outcome
 
 
 def train_into(run: Path, data: str | Path, options: Options, progress: Progress) -> Outcome:
@@ -271,6 +283,7 @@ def looked_over(data: str | Path, options: Options, progress: Progress) -> Repor
         data,
         labels=options.labels,
         ignore=options.ignore,
+        instances=options.instances,
         progress=lambda done, total: progress.now(f"looking over {data}: {done}/{total}"),
     )
     report.raise_if_bad()
@@ -330,12 +343,8 @@ def _class_weights(
     if wanted == "none":
         return None
     if wanted == "median":
-        # Class -1 is a place for what is ignored.
-        counts = [
-            np.bincount(np.maximum(train.raw(index)[1], -1).ravel() + 1, minlength=len(names) + 1)
-            for index in range(len(train))
-        ]
-        frequencies = class_frequencies(np.array(counts)[:, 1:])
+        counts = np.array([train.class_counts(index) for index in range(len(train))])
+        frequencies = class_frequencies(counts)
         return tuple(median_frequency_weights(frequencies).tolist())
     if isinstance(wanted, str) or len(wanted) != len(names):
         raise DataError(
@@ -423,7 +432,7 @@ def _unusual(settings: Settings) -> str:
     """A line with what is decided otherwise than by itself, or nothing."""
     names = (
         "accumulate", "optimiser", "momentum", "weight_decay", "schedule", "warm_up", "clip",
-        "average", "patience", "loss", "class_weights",
+        "average", "patience", "loss", "class_weights", "empty_images", "weight_map",
     )  # fmt: skip
     usual = {field.name: field.default for field in fields(Settings)}
     words = [

@@ -74,6 +74,7 @@ def tiling_of(model: Any, channels: int) -> Tiling:
     ValueError
         If it does not give a score for each pixel.
     """
+    model = getattr(model, "unflipped", model)  # which looks just as far
     fit = getattr(model, "fitting_size", int)
     # Of two sides that have little in common: what holds for both does not depend on the size.
     one = fit(_SIDE)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from minidl import optim
-from minidl.data import Dataset, batches
+from minidl.data import Batches, Dataset, WeightMap, batches
 from minidl.evaluate import Evaluation, evaluate
 from minidl.prefetch import prefetch
 from minidl.random import generator
@@ -152,7 +152,8 @@ class Trainer:
         self.watch = watch if isinstance(watch, Watch) else Watches(watch)
         self.optimiser = settings.new_optimiser(model)
         self.average = None if settings.average is None else Average(model, settings.average)
-        self.last_step = settings.last_step(len(train))
+        self.images = self._batches(0, None).pictures
+        self.last_step = settings.last_step(self.images)
         self.seconds = None if settings.minutes is None else 60 * settings.minutes
         self.validate_every = self._validation_interval()
         self.step, self.loss, self.lr = 0, math.nan, settings.lr
@@ -175,8 +176,8 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        """How often every training image has been seen."""
-        return self.step * self.settings.batch_size * self.settings.accumulate / len(self.train)
+        """How often every training image has been seen; see `Settings.empty_images`."""
+        return self.step * self.settings.batch_size * self.settings.accumulate / self.images
 
     @property
     def done(self) -> float:
@@ -224,7 +225,7 @@ class Trainer:
         """
         started = self._start = time.monotonic()
         try:
-            with prefetch(self._batches()) as ready:
+            with prefetch(self._batches(self.step, self.last_step)) as ready:
                 try:
                     self._loop(ready)
                 finally:
@@ -238,13 +239,18 @@ class Trainer:
         """End after the present step, or the present image of a validation."""
         self._stop = True
 
-    def _batches(self) -> Iterator[Any]:
-        settings, last = self.settings, self.last_step
+    def _batches(self, step: int, last: int | None) -> Batches:
+        """Those of the steps behind `step`."""
+        settings = self.settings
+        # Classes are weighed once: by the settings or, if those do not, by the map.
+        ones = None if settings.class_weights is None else (1.0,) * len(self.class_names)
         return batches(
             self.train, settings.batch_size, settings.crop, settings.seed,
-            start=self.step * settings.accumulate,
-            steps=None if last is None else max(last, self.step) * settings.accumulate,
+            start=step * settings.accumulate,
+            steps=None if last is None else max(last, step) * settings.accumulate,
             augment=settings.augment, foreground=settings.foreground_crops,
+            empty=settings.empty_images,
+            weights=WeightMap(class_weights=ones) if settings.weight_map else None,
         )  # fmt: skip
 
     def _loop(self, ready: Iterator[Any]) -> None:

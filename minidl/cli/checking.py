@@ -44,6 +44,7 @@ def _add_doctor(commands: Any) -> None:
     command.add_argument(
         "--ignore", type=int, metavar="V", help="mask value of pixels that do not count"
     )
+    command.add_argument("--instances", action="store_true", help="masks number the objects")
     _add_overwrite(command)
 
 
@@ -72,7 +73,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     with Progress() as progress:
         diagnosis = doctor(
             arguments.data, page, overwrite=arguments.overwrite, labels=arguments.labels,
-            ignore=arguments.ignore, progress=progress,
+            ignore=arguments.ignore, instances=arguments.instances, progress=progress,
         )  # fmt: skip
     return 1 if diagnosis.errors else 0
 

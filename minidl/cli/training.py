@@ -128,6 +128,15 @@ def _add_budget(command: Any) -> None:
         "--foreground-crops", type=types.share, default=0.0, metavar="SHARE",
         help="share of the crops that are moved to where foreground is (0)",
     )  # fmt: skip
+    group.add_argument(
+        "--empty-images", type=types.share, metavar="SHARE",
+        help="largest share of images that have no foreground (as many as there are)",
+    )  # fmt: skip
+    group.add_argument(
+        "--weight-map", action="store_true",
+        help="let pixels between objects that nearly touch count more, and rare classes as much as "
+        "frequent ones: U-Net's weight map",
+    )  # fmt: skip
 
 
 def _add_learning(command: Any) -> None:
@@ -225,6 +234,11 @@ def _add_reading(command: Any) -> None:
     group.add_argument(
         "--ignore", type=int, metavar="V", help="mask value of pixels that do not count"
     )
+    group.add_argument(
+        "--instances", action="store_true",
+        help="masks number the objects: 0 is background, and each object has a value of its own; "
+        "predictions number them as well",
+    )  # fmt: skip
     group.add_argument(
         "--class-names",
         type=types.names,

@@ -197,6 +197,7 @@ def examine(
     *,
     labels: Sequence[int] | None = None,
     ignore: int | None = None,
+    instances: bool = False,
     max_classes: int = MAX_CLASSES,
     val_fraction: float = 0.2,
     seed: int = 0,
@@ -210,7 +211,7 @@ def examine(
     ----------
     folder : str or Path
         In one of the layouts of `data.find_pairs`; never written to.
-    labels, ignore, max_classes
+    labels, ignore, instances, max_classes
         As for `data.check_folder`.
     val_fraction, seed
         As for `data.split_pairs`: of the split that is looked at where no lists say.
@@ -230,6 +231,7 @@ def examine(
         folder,
         labels=labels,
         ignore=ignore,
+        instances=instances,
         max_classes=max_classes,
         progress=lambda done, total: clock(f"reading {folder}", done, total),
         observe=survey,
@@ -286,7 +288,7 @@ def _judge(diagnosis: Diagnosis, val_fraction: float, seed: int, clock: _Clock) 
     behind = [index for index in range(len(values)) if index not in front]
     facts = Facts(
         pictures, [diagnosis.survey.name(one) for one in pictures], parts,
-        _listed(report.folder), tuple(values), behind[0] if behind and front else -1, alike,
+        _listed(report), tuple(values), behind[0] if behind and front else -1, alike,
     )  # fmt: skip
     diagnosis.facts = facts
     diagnosis.findings += judge(facts) + _empty(facts)
@@ -308,8 +310,10 @@ def _split(report: Report, val_fraction: float, seed: int) -> Split | None:
         return None
 
 
-def _listed(folder: Path) -> bool:
-    return any((folder / f"{part}.txt").is_file() for part in ("train", "val"))
+def _listed(report: Report) -> bool:
+    """Whether files or folders say which pairs are for training and which for validation."""
+    files = (Path(report.folder) / f"{part}.txt" for part in ("train", "val"))
+    return any(file.is_file() for file in files) or any(pair.part for pair in report.pairs)
 
 
 def _parts(pictures: Sequence[Picture], split: Split | None) -> list[int]:
@@ -402,6 +406,7 @@ def doctor(
     overwrite: bool = False,
     labels: Sequence[int] | None = None,
     ignore: int | None = None,
+    instances: bool = False,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Examine a data folder, tell what was found, and write a page with pictures.
@@ -414,7 +419,7 @@ def doctor(
         The HTML file to make; one file with everything in it.
     overwrite : bool
         Whether `page` may be replaced.
-    labels, ignore
+    labels, ignore, instances
         As for `data.check_folder`.
     progress : Progress, optional
         Where to tell about it.
@@ -434,7 +439,9 @@ def doctor(
     progress = progress or Progress(silent=True)
     if page is not None:
         refuse_page(page, overwrite)
-    diagnosis = examine(folder, labels=labels, ignore=ignore, progress=progress)
+    diagnosis = examine(
+        folder, labels=labels, ignore=ignore, instances=instances, progress=progress
+    )
     progress.say(diagnosis.text())
     if page is not None:
         progress.begin("drawing the page")

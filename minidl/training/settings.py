@@ -31,6 +31,10 @@ class Settings:
         How crops are varied; see `data.batches`.
     foreground_crops : float
         Share of the crops that are moved so that they have foreground in them, where there is any.
+    empty_images : float, optional
+        Largest share of images without any foreground in an epoch, of those there are.
+    weight_map : bool
+        Weigh pixels by U-Net's weight map, in cross-entropy and focal loss.
     lr : float
         Learning rate at the beginning, after the warm-up.
     seed : int
@@ -67,6 +71,8 @@ class Settings:
     crop: tuple[int, int] | None = (256, 256)
     augment: str = "turns"
     foreground_crops: float = 0.0
+    empty_images: float | None = None
+    weight_map: bool = False
     lr: float = 2e-3
     seed: int = 0
     accumulate: int = 1
@@ -100,6 +106,7 @@ class Settings:
             ("batch_size", self.batch_size >= 1, "1 or more"),
             ("accumulate", self.accumulate >= 1, "1 or more"),
             ("warm_up", self.warm_up >= 0, "0 or more"),
+            ("empty_images", 0 <= (self.empty_images or 0) <= 1, "0..1"),
             ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
             ("weight_decay", (self.weight_decay or 0) >= 0, "0 or more"),
             ("average", 0 <= (self.average or 0) < 1, "from 0 to below 1"),

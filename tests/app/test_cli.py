@@ -232,8 +232,9 @@ def test_options_of_learning_reach_the_settings(pairs_folder, tmp_path, capsys):
         "--clip": "3", "--accumulate": "2", "--average": "0.5", "--patience": "7", "--steps": "3",
         "--epochs": "80", "--minutes": "9", "--batch-size": "1", "--crop": "8", "--seed": "4",
         "--augment": "mirror", "--foreground-crops": "0.5", "--root": "2", "--depth": "2",
+        "--empty-images": "0.25",
     }  # fmt: skip
-    words = [word for pair in given.items() for word in pair]
+    words = [word for pair in given.items() for word in pair] + ["--weight-map"]
     run = tmp_path / "run"
     assert cli.main(["train", str(pairs_folder), "--out", str(run), *words]) == 0
     said = capsys.readouterr().out
@@ -244,7 +245,7 @@ def test_options_of_learning_reach_the_settings(pairs_folder, tmp_path, capsys):
         "augment": "mirror", "foreground_crops": 0.5, "lr": 0.03, "seed": 4, "accumulate": 2,
         "optimiser": "sgd", "momentum": 0.5, "weight_decay": 0.001, "schedule": "step",
         "warm_up": 2, "clip": 3.0, "average": 0.5, "patience": 7, "loss": "ce+focal",
-        "class_weights": [1.0, 4.0],
+        "class_weights": [1.0, 4.0], "empty_images": 0.25, "weight_map": True,
     }  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from minidl.run import RunError
 
 FILES = {
     "config.json", "curves.png", "data", "history.csv", "last.safetensors", "metrics.json",
-    "model.safetensors", "predictions.png", "split.json",
+    "model.safetensors", "predictions.png", "split.json", "samples", "samples.png", "log.txt",
+    "environment.json", "README.md",
 }  # fmt: skip
 
 

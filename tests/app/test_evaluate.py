@@ -63,10 +63,10 @@ def test_lists_in_other_data_name_its_parts(tiny_run, tmp_path):
     other = write_pairs(tmp_path / "other")
     (other / "test.txt").write_text("# mine\nf3\n\nf5.tif\n")
     assert stems(chosen_pairs(tiny_run, other, "test")[0]) == ["f3", "f5"]
-    with pytest.raises(DataError, match=r"no val\.txt in it.*--split all"):
+    with pytest.raises(DataError, match=r"in a file val\.txt.*--split all"):
         chosen_pairs(tiny_run, other, "val")
     (other / "test.txt").write_text("f3\nf99\n")
-    with pytest.raises(DataError, match=r"test\.txt: names without a pair: f99"):
+    with pytest.raises(DataError, match=r"test\.txt: .*f99"):
         chosen_pairs(tiny_run, other, "test")
 
 

@@ -43,6 +43,11 @@ def without_drawing():
         yield
 
 
+def files_of(folder):
+    """All files of a folder by their names."""
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def content(path):
     """All of a model file or a state, as one flat dict."""
 
@@ -185,11 +190,11 @@ def test_a_finished_run_goes_on_with_a_larger_budget(pairs_folder, tmp_path):
 
 def test_a_budget_must_be_more_than_is_used_up(tiny_run, tmp_path):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = files_of(folder)
     for budget in {"steps": 30}, {"epochs": 2}, {"minutes": 1e-6}:
         with pytest.raises(RunError, match="has done 30 steps .*give more"):
             resume_folder(folder, budget)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert files_of(folder) == before
 
 
 def test_minutes_count_what_was_trained_before(pairs_folder, tmp_path, monkeypatch):
@@ -220,10 +225,10 @@ def damaged(tiny_run, tmp_path):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
 
     def refused(match, error=RunError, **more):
-        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        before = files_of(folder)
         with pytest.raises(error, match=match):
             resume_folder(folder, {"steps": 99}, **more)
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert files_of(folder) == before
 
     return folder, refused
 
