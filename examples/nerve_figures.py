@@ -1,9 +1,7 @@
 """The table and the pictures of `nerve.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,6 @@ COLOURS = {
     "spoilt": "#4477AA",
     "fcn": "#888888",
 }
-TITLES = {
-    "slides": "as on the slides",
-    "mended": "slides, one defect mended",
-    "blamed": "slides, what they blame",
-    "ladder": "mended in turn",
-    "good": "all mended",
-    "spoilt": "all mended, one defect put back",
-    "fcn": "FCN",
-}
 
 
 @dataclass
@@ -37,13 +26,8 @@ class Row:
 
     name: str
     group: str
-    results: list[Any] = field(default_factory=list)
-    scores: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, result: Any, scores: dict[str, Any]) -> None:
-        """Another seed."""
-        self.results.append(result)
-        self.scores.append(scores)
+    results: Sequence[Any]
+    scores: Sequence[dict[str, Any]]
 
     def mean(self, key: str) -> float:
         """Over the seeds."""
@@ -86,13 +70,19 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], data: tuple[Any, Any], out: Path) -> list[Path]:
-    """Write the three pictures."""
+    """Write the pictures."""
+    bad = [row for row in rows if row.group in ("slides", "mended", "blamed", "fcn")]
+    good = [row for row in rows if row.group in ("ladder", "good", "spoilt")]
     drawn = {
         "nerve_scores.png": bars(rows, data[1]),
         "nerve_losses.png": curves(rows, data[0]),
-        "nerve_frames.png": predictions(rows, data[1]),
+        "nerve_slides.jpg": predictions(bad, data[1]),
+        "nerve_mended.jpg": predictions(good, data[1]),
     }
-    return [plot.write_figure(figure, out / name) for name, figure in drawn.items()]
+    for name, figure in drawn.items():
+        # Speckle is large as PNG.
+        figure.savefig(out / name, **({"pil_kwargs": {"quality": 70}} if "jpg" in name else {}))
+    return [out / name for name in drawn]
 
 
 def _figure(width: float, height: float) -> Any:
@@ -101,90 +91,97 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), dpi=90, facecolor="white", layout="constrained")
 
 
+def _tidy(axis: Any, title: str) -> None:
+    axis.set_title(title, fontsize=9, loc="left", color=plot.INK)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8, colors=plot.INK)
+
+
 def bars(rows: Sequence[Row], judge: Any) -> Any:
     """Dice and Kaggle's mean Dice of each variant, and what an empty submission gets."""
-    figure = _figure(9.5, 0.27 * len(rows) + 1.2)
+    figure = _figure(9.5, 0.25 * len(rows) + 0.8)
     left, right = figure.subplots(1, 2, sharey=True)
     places = -np.arange(len(rows))
-    for axis, key, title in (
-        (left, "dice", "Dice of the nerve, all frames together"),
-        (right, "kaggle", "Kaggle's score: mean over frames"),
-    ):
+    for axis, key in ((left, "dice"), (right, "kaggle")):
         axis.barh(places, [r.mean(key) for r in rows], color=[COLOURS[r.group] for r in rows])
         for place, row in zip(places, rows, strict=True):
-            axis.text(max(row.mean(key), 0) + 0.015, place, f"{row.mean(key):.2f}", va="center",
+            highest = max(scores[key] for scores in row.scores)
+            axis.text(highest + 0.015, place, f"{row.mean(key):.2f}", va="center",
                       fontsize=7.5, color=plot.INK)  # fmt: skip
             if len(row.scores) > 1:
                 axis.plot([s[key] for s in row.scores], [place] * len(row.scores), "o",
                           markersize=2.5, color=plot.INK)  # fmt: skip
         axis.set_xlim(0, 1.1)
-        axis.set_title(title, fontsize=9, loc="left", color=plot.INK)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8, colors=plot.INK)
+        axis.set_ylim(places[-1] - 0.6, 1.2)
     empty = 1 - judge.labels.any(axis=(1, 2)).mean()
     right.axvline(empty, color=plot.INK, linewidth=0.9, linestyle=(0, (4, 3)))
-    right.text(empty, 0.8, "no nerve anywhere", ha="center", fontsize=7, color=plot.INK)
+    right.text(empty, 0.6, " no nerve in any frame", fontsize=7, color=plot.INK)
     left.set_yticks(places, [row.name for row in rows])
+    _tidy(left, "Dice of the nerve, all frames together")
+    _tidy(right, "Kaggle's score, the mean over frames")
     return figure
 
 
 def curves(rows: Sequence[Row], learn: Any) -> Any:
     """Cross-entropy over the course of the trainings, beside that of a constant."""
     level = learn.watched().entropy
-    figure = _figure(12, 4)
+    figure = _figure(12, 5)
     axes = figure.subplots(1, 4, sharey=True)
-    panels = (("slides", "mended", "blamed"), ("ladder", "good"), ("good", "spoilt"), ("fcn",))
-    for axis, groups in zip(axes, panels, strict=True):
-        shown = [row for row in rows if row.group in groups and len(row.results[0].curve) > 1]
-        for number, row in enumerate(shown):
-            curve = np.array(row.results[0].curve)
-            share = curve[:, 0] / curve[-1, 0]
-            first = row.group in ("slides", "good")
-            axis.plot(
-                share, curve[:, 1], linewidth=2.2 if first else 1.1, label=row.name,
-                color=plot.INK if first else f"C{number}", zorder=3 if first else 2,
-            )  # fmt: skip
+    parts = {
+        "as on the slides; mended alone": ("slides", "mended", "blamed"),
+        "mended one after another": ("slides", "ladder", "good"),
+        "all mended; put back alone": ("good", "spoilt"),
+        "FCN": ("fcn",),
+    }
+    for axis, (title, groups) in zip(axes, parts.items(), strict=True):
+        for row in rows:
+            if row.group in groups and len(row.results[0].curve) > 1:
+                _draw_curve(axis, row)
         axis.axhline(level, color=plot.INK, linewidth=0.9, linestyle=(0, (4, 3)))
         axis.set_yscale("log")
         axis.set_xlabel("share of the steps", fontsize=8, color=plot.INK)
-        axis.set_title(TITLES[groups[0]], fontsize=9, loc="left", color=plot.INK)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8, colors=plot.INK)
-        axis.legend(fontsize=6, frameon=False, loc="lower left" if groups[0] != "fcn" else "best")
+        _tidy(axis, title)
+        axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.13))
     axes[0].set_ylabel("cross-entropy, nats a pixel", fontsize=8, color=plot.INK)
-    axes[0].text(1, level * 1.05, f"a constant: H(q) = {level:.3f}", fontsize=7, ha="right",
+    axes[3].text(1, level * 1.05, f"a constant: H(q) = {level:.3f}", fontsize=7, ha="right",
                  color=plot.INK)  # fmt: skip
     return figure
 
 
-def predictions(rows: Sequence[Row], judge: Any, count: int = 5) -> Any:
-    """A row for each variant, a column for each of some frames."""
+def _draw_curve(axis: Any, row: Row) -> None:
+    curve = np.array(row.results[0].curve)
+    style = {"slides": {"color": COLOURS["slides"]}, "good": {"color": COLOURS["good"]}}
+    wide = {"linewidth": 2.4, "zorder": 3} if row.group in style else {"linewidth": 1.1}
+    axis.plot(curve[:, 0] / curve[-1, 0], curve[:, 1], label=row.name,
+              **style.get(row.group, {}), **wide)  # fmt: skip
+
+
+def predictions(rows: Sequence[Row], judge: Any) -> Any:
+    """A row for each variant, a column for each of five frames, the last two without a nerve."""
     there = judge.labels.any(axis=(1, 2))
-    nerve, empty = np.flatnonzero(there), np.flatnonzero(~there)
-    columns = [*_spread(nerve, count - 2), *_spread(empty, 2)]
-    figure = _figure(7.6, 0.78 * (len(rows) + 1))
-    axes = figure.subplots(len(rows) + 1, len(columns), squeeze=False)
-    lines = [("frame", None), *((row.name, row.results[0].predictions) for row in rows)]
-    for line, (name, found) in zip(axes, lines, strict=True):
+    columns = [*_spread(np.flatnonzero(there), 3), *_spread(np.flatnonzero(~there), 2)]
+    figure = _figure(7.6, 0.79 * len(rows) + 0.3)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        found = row.results[0].predictions
         for axis, index in zip(line, columns, strict=True):
-            axis.imshow(judge.images[index], cmap="gray", vmin=0, vmax=255, aspect="equal")
+            axis.imshow(judge.images[index], cmap="gray", vmin=0, vmax=255)
+            _outline(axis, found[index], "#FFDD22")
+            _outline(axis, judge.labels[index] > 0, "#33BBEE")
             axis.set_xticks([])
             axis.set_yticks([])
-            _outline(axis, judge.labels[index] > 0, "#66CCEE")
-            if found is not None:
-                _outline(axis, found[index], "#FFDD22")
-        line[0].set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center", color=plot.INK)
+        line[0].set_ylabel(row.name, fontsize=7, rotation=0, ha="right", va="center",
+                           color=plot.INK)  # fmt: skip
     figure.suptitle("blue: where the nerve is; yellow: where it was found", fontsize=8,
                     color=plot.INK)  # fmt: skip
     return figure
 
 
 def _spread(items: np.ndarray, count: int) -> list[int]:
-    return [int(items[round(i)]) for i in np.linspace(0, len(items) - 1, count)]
+    return [int(items[round(i)]) for i in np.linspace(0, len(items) - 1, count + 2)[1:-1]]
 
 
 def _outline(axis: Any, mask: np.ndarray, colour: str) -> None:
-    if mask.any() and not mask.all():
-        axis.contour(mask, levels=[0.5], colors=colour, linewidths=0.9)
-    elif mask.all():
-        axis.set_title("everywhere", fontsize=6, pad=1)
+    if mask.any():
+        y, x = (np.arange(-1, n + 1) for n in mask.shape)  # closed at the edges, too
+        axis.contour(x, y, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=0.9)
