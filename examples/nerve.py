@@ -7,21 +7,20 @@ ultrasound, a fifth as wide and high, with the slides' settings; then
 
 1. each of the settings that look like defects is mended alone, and so is what the slides blame;
 2. each of them is put alone into the recipe in which all are mended: what is it worth?
-3. `minidl train` gets the same frames and as many pixels.
+3. `minidl train` gets the same frames, and as many.
 
-All see the same frames; all are judged on the same subjects, none of which they have seen.
+All learn from the same frames; all are judged on the same subjects, none of which they have seen.
 
     python examples/nerve.py --out nerve [--steps 120] [--seeds 2] [--minutes 10] [--quick]
 
-A table, pictures and every finished training are left in the folder. The same command goes
-on where it was stopped, by Ctrl-C or after `--minutes`.
+A table, pictures and every finished training are left in the folder. The same command goes on
+where it was stopped, by Ctrl-C or after `--minutes`.
 """
 
 import argparse
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -39,13 +38,13 @@ from minidl.models.fcn import FCNSlides
 from minidl.models.unet import UNetSlides
 from minidl.progress import Progress, duration
 from minidl.recipe import Options, train_folder
+from minidl.run import free_name
 from minidl.segmenter import scores_of
 
 SIZE = 84, 116  # a fifth of Kaggle's 420 x 580
 FCN_SIZE = 96, 96  # whatever the frame's shape, as the slides' 224 x 224
 EMPTY = 0.59  # share of frames without a nerve, Kaggle's
-SLIDES_FRAMES = 5635
-SLIDES_STEPS = {"unet": 400 * (SLIDES_FRAMES // 16), "fcn": 200 * (SLIDES_FRAMES // 32)}
+FCN_STEPS = 200 * (5635 // 32)  # the slides' epochs; of the U-Net 400 * (5635 // 16) = 140 800
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,11 @@ def variants(steps: int) -> dict[str, tuple[str, Setting]]:
     found = {"U-Net as on the slides": ("slides", SLIDES)}
     for name in DEFECTS:
         found[f"slides - {name}"] = "mended", without(SLIDES, name)
-    found["slides, 4 x the steps"] = "blamed", replace(SLIDES, times=4)
-    found["slides, 4 x the batch"] = "blamed", replace(SLIDES, batch=64)
+    found["slides, twice the steps"] = "blamed", replace(SLIDES, times=2)
+    found["slides, twice the batch"] = "blamed", replace(SLIDES, batch=32)
     first, *others = DEFECTS
     fast = without(SLIDES, first)
-    found[f"slides - {first}, 4 x the steps"] = "blamed", replace(fast, times=4)
+    found[f"slides - {first}, twice the steps"] = "blamed", replace(fast, times=2)
     for name in others[:-1]:
         fast = without(fast, name)
         found[f"... and - {name}"] = "ladder", fast
@@ -128,7 +127,7 @@ def variants(steps: int) -> dict[str, tuple[str, Setting]]:
     found["mended + only frames with a nerve"] = "spoilt", replace(MENDED, nerves=1.0)
     found["mended + 0..255 less the mean"] = "spoilt", replace(MENDED, scaling="mean")
     found["FCN as on the slides"] = "fcn", FCN
-    as_far = FCN.lr * SLIDES_STEPS["fcn"] / steps
+    as_far = FCN.lr * FCN_STEPS / steps
     found["FCN, rate for as long a way"] = "fcn", replace(FCN, lr=as_far)
     found["FCN, all mended"] = "fcn", replace(MENDED, network="fcn", lr=1e-3)
     return found
@@ -144,6 +143,7 @@ class Frames:
     images: np.ndarray
     labels: np.ndarray
     names: list[str]
+    folder: Path
 
     @property
     def entropy(self) -> float:
@@ -154,7 +154,7 @@ class Frames:
     def watched(self, count: int = 48) -> "Frames":
         """Some of the frames, evenly spread."""
         some = slice(None, None, max(1, len(self.names) // count))
-        return Frames(self.images[some], self.labels[some], self.names[some])
+        return Frames(self.images[some], self.labels[some], self.names[some], self.folder)
 
 
 def frames(folder: Path, count: int) -> tuple[Frames, Frames]:
@@ -175,7 +175,7 @@ def _read(folder: Path, part: str) -> Frames:
     names = (folder / f"{part}.txt").read_text(encoding="utf-8").split()
     images = [read_image(folder / f"{name}.tif")[..., 0] for name in names]
     masks = [read_mask(folder / f"{name}_mask.tif") for name in names]
-    return Frames(np.stack(images), (np.stack(masks) > 0).astype(np.int64), names)
+    return Frames(np.stack(images), (np.stack(masks) > 0).astype(np.int64), names, folder)
 
 
 def scaled(images: np.ndarray, how: str, like: Frames) -> np.ndarray:
@@ -349,15 +349,13 @@ def judged(result: Result, data: tuple[Frames, Frames]) -> dict[str, Any]:
 # ---- the experiment -------------------------------------------------------------------------
 
 
-def recommended(
-    folder: Path, run: Path, data: tuple[Frames, Frames], steps: int, seed: int, say: Any
-) -> Result:
+def recommended(out: Path, data: tuple[Frames, Frames], steps: int, seed: int, say: Any) -> Result:
     """`minidl train` as it is, for as many frames: steps of 4 rather than 16."""
     learn, judge = data
-    say(0, f"`minidl train` for {4 * steps} steps")
-    shutil.rmtree(run, ignore_errors=True)  # of a training that was stopped
+    say(0, f"{4 * steps} steps")
+    run = free_name(out / "trainings" / f"minidl-{seed}")
     start = time.monotonic()
-    outcome = train_folder(folder, run, Options(steps=4 * steps, seed=seed))
+    outcome = train_folder(learn.folder, run, Options(steps=4 * steps, seed=seed))
     assert outcome.segmenter is not None
     found = [outcome.segmenter(image[..., None]) > 0 for image in judge.images]
     segmenter, watched = outcome.segmenter, learn.watched()
@@ -368,36 +366,65 @@ def recommended(
     return Result([(4 * steps, loss)], np.stack(found), time.monotonic() - start, 4 * steps)
 
 
-def load(path: Path, settings: str) -> Result | None:
-    """A finished training, if it was with these settings."""
-    if not path.exists():
-        return None
-    with np.load(path) as file:
-        if str(file["settings"]) != settings:
-            return None
-        shape = tuple(file["shape"])
-        found = np.unpackbits(file["bits"], count=int(np.prod(shape))).astype(bool).reshape(shape)
-        curve = [(int(step), float(loss)) for step, loss in file["curve"]]
-        return Result(curve, found, float(file["seconds"]), int(file["steps"]))
+@dataclass
+class Training:
+    """One of the experiment's trainings, and what came out of it if it is done.
+
+    `setting` is None for `minidl train`. `key` says what the result in `file` must be of.
+    """
+
+    name: str
+    group: str
+    setting: Setting | None
+    seed: int
+    file: Path
+    key: str
+    result: Result | None = None
+
+    @property
+    def work(self) -> float:
+        """How long it takes, compared with others."""
+        if self.setting is None:
+            return 20
+        return self.setting.times * self.setting.batch
+
+    def load(self) -> None:
+        """Take the result from the file, if it is there and of this setting."""
+        if not self.file.exists():
+            return
+        with np.load(self.file) as file:
+            if str(file["key"]) == self.key:
+                shape = tuple(file["shape"])
+                found = np.unpackbits(file["bits"], count=int(np.prod(shape))).reshape(shape)
+                curve = [(int(step), float(loss)) for step, loss in file["curve"]]
+                self.result = Result(
+                    curve, found.astype(bool), float(file["seconds"]), int(file["steps"])
+                )
+
+    def keep(self, result: Result) -> None:
+        """Write the result into the file, which is complete or not there."""
+        self.result = result
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_suffix(".part.npz")
+        np.savez_compressed(
+            part, key=self.key, bits=np.packbits(result.predictions),
+            shape=result.predictions.shape, curve=np.array(result.curve),
+            seconds=result.seconds, steps=result.steps,
+        )  # fmt: skip
+        os.replace(part, self.file)
 
 
-def save(path: Path, settings: str, result: Result) -> None:
-    """Keep a finished training; under its name it is complete or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")
-    np.savez_compressed(
-        part, settings=settings, bits=np.packbits(result.predictions),
-        shape=result.predictions.shape, curve=np.array(result.curve),
-        seconds=result.seconds, steps=result.steps,
-    )  # fmt: skip
-    os.replace(part, path)
-
-
-def work(setting: Setting | None) -> float:
-    """How long a training takes, compared with others."""
-    if setting is None:
-        return 20
-    return setting.times * setting.batch * (0.7 if setting.network == "fcn" else 1)
+def planned(out: Path, steps: int, seeds: int, frames: int) -> list[Training]:
+    """All trainings; those that are done have their result."""
+    settings: dict[str, Any] = {**variants(steps), "minidl train": ("good", None)}
+    plan = []
+    for seed in range(seeds):
+        for name, (group, setting) in settings.items():
+            file = out / "trainings" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{seed}.npz"
+            key = json.dumps([asdict(setting) if setting else name, steps, frames])
+            plan.append(Training(name, group, setting, seed, file, key))
+            plan[-1].load()
+    return plan
 
 
 def experiment(
@@ -408,55 +435,36 @@ def experiment(
     minutes: float | None,
     progress: Progress,
 ) -> list[figures.Row] | None:
-    """All trainings, finished ones from their files; None if they take longer than `minutes`."""
-    settings: dict[str, Any] = {**variants(steps), "minidl train": ("good", None)}
-    plan, results = [(seed, name) for seed in range(seeds) for name in settings], {}
-    for seed, name in plan:
-        results[seed, name] = load(*_file(out, name, seed, settings[name][1], steps, data))
-    todo = [key for key in plan if results[key] is None]
+    """Run what is not done yet; None if it takes longer than `minutes`."""
+    plan = planned(out, steps, seeds, len(data[0].names))
+    todo = [training for training in plan if training.result is None]
     progress.say(f"{len(plan) - len(todo)} of {len(plan)} trainings are done")
-    start, total, done = time.monotonic(), sum(work(settings[name][1]) for _, name in todo), 0.0
-    for seed, name in todo:
+    start, total, done = time.monotonic(), sum(training.work for training in todo), 0.0
+    for training in todo:
         if minutes is not None and time.monotonic() - start > 60 * minutes:
             progress.say("time is up; the same command goes on from here")
             return None
-        setting = settings[name][1]
 
-        def say(
-            share: float, text: str, title: str = name, before: float = done,
-            own: float = work(setting),
-        ) -> None:  # fmt: skip
-            passed = before + share * own
+        def say(share: float, text: str, now: Training = training, before: float = done) -> None:
+            passed = before + share * now.work
             left = (time.monotonic() - start) * (total / passed - 1) if passed else None
             rest = "" if left is None else f"; all done in {duration(left)}"
-            progress.now(f"{title}: {text}{rest}")
+            progress.now(f"{now.name}: {text}{rest}")
 
-        if setting is None:
-            folder = out / "trainings" / f"minidl-{seed}"
-            result = recommended(out / "frames", folder, data, steps, seed, say)
+        if training.setting is None:
+            result = recommended(out, data, steps, training.seed, say)
         else:
-            result = train(setting, data, steps, seed, say)
-        save(*_file(out, name, seed, setting, steps, data), result)
-        results[seed, name] = result
-        progress.say(f"{name}, seed {seed}: {figures.words(judged(result, data))}")
-        done += work(setting)
-    return [
-        row(name, group, [results[seed, name] for seed in range(seeds)], data)
-        for name, (group, _) in settings.items()
-    ]
-
-
-def row(name: str, group: str, results: list[Result], data: tuple[Frames, Frames]) -> figures.Row:
-    """Results of a variant, one for each seed, with their scores."""
-    return figures.Row(name, group, results, [judged(result, data) for result in results])
-
-
-def _file(
-    out: Path, name: str, seed: int, setting: Setting | None, steps: int, data: tuple[Frames, Any]
-) -> tuple[Path, str]:
-    """Where a training is kept, and what it must say about itself."""
-    path = out / "trainings" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{seed}.npz"
-    return path, json.dumps([asdict(setting) if setting else name, steps, len(data[0].names)])
+            result = train(training.setting, data, steps, training.seed, say)
+        training.keep(result)
+        name = f"{training.name}, seed {training.seed}"
+        progress.say(f"{name}: {figures.words(judged(result, data))}")
+        done += training.work
+    rows: dict[str, figures.Row] = {}
+    for training in plan:
+        assert training.result is not None
+        one = rows.setdefault(training.name, figures.Row(training.name, training.group))
+        one.add(training.result, judged(training.result, data))
+    return list(rows.values())
 
 
 def main(
@@ -470,12 +478,13 @@ def main(
     out = Path(out)
     with Progress() as progress:
         progress.begin(f"inventing {count} frames")
-        data = frames(out / "frames", count)
+        data = frames(out / f"frames-{count}", count)
         rows = experiment(out, data, steps, seeds, minutes, progress)
         if rows is None:
             return None
         empty = Result([(0, np.inf)], np.zeros_like(data[1].labels, bool), 0.0, 0)
-        nothing = row("no nerve in any frame", "slides", [empty], data)
+        nothing = figures.Row("no nerve in any frame", "slides")
+        nothing.add(empty, judged(empty, data))
         text = figures.table([nothing, *rows])
         progress.say("\n" + text)
         (out / "nerve.md").write_text(text, encoding="utf-8")

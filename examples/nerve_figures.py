@@ -1,7 +1,7 @@
 """The table and the pictures of `nerve.py`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,13 @@ class Row:
 
     name: str
     group: str
-    results: Sequence[Any]
-    scores: Sequence[dict[str, Any]]
+    results: list[Any] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, result: Any, scores: dict[str, Any]) -> None:
+        """Another seed."""
+        self.results.append(result)
+        self.scores.append(scores)
 
     def mean(self, key: str) -> float:
         """Over the seeds."""

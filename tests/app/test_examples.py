@@ -122,7 +122,10 @@ def test_the_nerve_experiment_runs_and_goes_on(nerve, tmp_path, monkeypatch, cap
     assert "time is up" in capsys.readouterr().out
     table = nerve.main(tmp_path, steps=1, count=30)
     subjects = [
-        {name.split("_")[0] for name in (tmp_path / "frames" / f"{part}.txt").read_text().split()}
+        {
+            name.split("_")[0]
+            for name in (tmp_path / "frames-30" / f"{part}.txt").read_text().split()
+        }
         for part in ("train", "val")
     ]
     assert all(subjects) and not subjects[0] & subjects[1]
@@ -133,7 +136,7 @@ def test_the_nerve_experiment_runs_and_goes_on(nerve, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(nerve, "train", None)  # nothing is left to be trained
     monkeypatch.setattr(nerve, "recommended", None)
-    data = nerve.frames(tmp_path / "frames", 30)
+    data = nerve.frames(tmp_path / "frames-30", 30)
     again = nerve.experiment(tmp_path, data, 1, 1, None, Progress())
     assert nerve.figures.table(again).splitlines()[2:] == table.read_text().splitlines()[3:]
     assert "4 of 4 trainings are done" in capsys.readouterr().out
