@@ -86,7 +86,7 @@ def draw(rows: Sequence[Row], data: tuple[Any, Any], out: Path) -> list[Path]:
     }
     for name, figure in drawn.items():
         # Speckle is large as PNG.
-        figure.savefig(out / name, **({"pil_kwargs": {"quality": 70}} if "jpg" in name else {}))
+        figure.savefig(out / name, **({"pil_kwargs": {"quality": 60}} if "jpg" in name else {}))
     return [out / name for name in drawn]
 
 
@@ -148,7 +148,7 @@ def curves(rows: Sequence[Row], learn: Any) -> Any:
         _tidy(axis, title)
         axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.13))
     axes[0].set_ylabel("cross-entropy, nats a pixel", fontsize=8, color=plot.INK)
-    axes[3].text(1, level * 1.05, f"a constant: H(q) = {level:.3f}", fontsize=7, ha="right",
+    axes[0].text(0, 0.93 * level, f"a constant: H(q) = {level:.3f}", fontsize=7, va="top",
                  color=plot.INK)  # fmt: skip
     return figure
 
@@ -171,8 +171,8 @@ def predictions(rows: Sequence[Row], judge: Any) -> Any:
         found = row.results[0].predictions
         for axis, index in zip(line, columns, strict=True):
             axis.imshow(judge.images[index], cmap="gray", vmin=0, vmax=255)
-            _outline(axis, found[index], "#FFDD22")
-            _outline(axis, judge.labels[index] > 0, "#33BBEE")
+            _outline(axis, judge.labels[index] > 0, "#33BBEE", 1.8)
+            _outline(axis, found[index], "#FFDD22", 0.8)
             axis.set_xticks([])
             axis.set_yticks([])
         line[0].set_ylabel(row.name, fontsize=7, rotation=0, ha="right", va="center",
@@ -186,7 +186,7 @@ def _spread(items: np.ndarray, count: int) -> list[int]:
     return [int(items[round(i)]) for i in np.linspace(0, len(items) - 1, count + 2)[1:-1]]
 
 
-def _outline(axis: Any, mask: np.ndarray, colour: str) -> None:
+def _outline(axis: Any, mask: np.ndarray, colour: str, width: float) -> None:
     if mask.any():
         y, x = (np.arange(-1, n + 1) for n in mask.shape)  # closed at the edges, too
-        axis.contour(x, y, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=0.9)
+        axis.contour(x, y, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=width)
