@@ -1,0 +1,133 @@
+"""The other side of `recipes.py`: the same network, loss, steps and schedule, in PyTorch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from peers import UNet
+from torch.nn import functional as T
+
+LAST_LR = 0.01  # of the first
+
+
+def hand_over(ours: Any, theirs: torch.nn.Module) -> None:
+    """Copy the parameters of our network, which has them in the same order, channels last."""
+    with torch.no_grad():
+        for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            array = own.data.transpose(3, 2, 0, 1) if own.ndim == 4 else own.data
+            if array.shape != tuple(other.shape):
+                raise ValueError(f"hand_over: {own.shape} of ours to {tuple(other.shape)}")
+            other.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def segmentation_loss(
+    scores: torch.Tensor, target: torch.Tensor, foreground: Sequence[int]
+) -> torch.Tensor:
+    """`minidl.train.segmentation_loss` of scores (N, classes, H, W): cross-entropy plus Dice."""
+    logs = T.log_softmax(scores, 1)
+    probabilities, counted = logs.exp(), target >= 0
+    overlaps = []
+    for label in foreground:
+        own, wanted = probabilities[:, label], target == label
+        hit, predicted = (own * wanted).sum(), (own * counted).sum()
+        overlaps.append((2 * hit + 1) / (predicted + wanted.sum() + 1))
+    return T.nll_loss(logs, target, ignore_index=-100) + 1 - torch.stack(overlaps).mean()
+
+
+class Twin:
+    """A `minidl.models.UNet` in PyTorch, with Adam; to `minidl.evaluate` it looks like a network.
+
+    Parameters
+    ----------
+    model : minidl.models.UNet
+        Whose weights it begins with.
+    foreground : sequence of int
+        Classes with a Dice loss.
+    channels_last : bool
+        In which of PyTorch's layouts it computes.
+    """
+
+    def __init__(self, model: Any, foreground: Sequence[int], channels_last: bool) -> None:
+        self.depth, self.multiple = model.depth, model.multiple
+        self.foreground, self.channels_last = tuple(foreground), channels_last
+        self.network = UNet(
+            model.in_channels, model.num_classes, model.depth, model.root, model.batch_norm
+        )
+        hand_over(model, self.network)
+        if channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), fused=True)
+
+    @property
+    def training(self) -> bool:
+        return self.network.training
+
+    def eval(self) -> None:
+        self.network.eval()
+
+    def train(self, training: bool) -> None:
+        self.network.train(training)
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """Scores (N, H, W, classes) of images (N, H, W, C)."""
+        with torch.inference_mode():
+            scores = self.network(self._images(np.asarray(x)))
+        return np.ascontiguousarray(scores.movedim(1, -1).numpy())
+
+    def _images(self, x: np.ndarray) -> torch.Tensor:
+        images = torch.from_numpy(x).permute(0, 3, 1, 2)  # channels last without a copy
+        kind = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=kind)
+
+    def step(self, x: np.ndarray, y: np.ndarray, lr: float) -> float:
+        """One step of Adam on images (N, H, W, C) and classes (N, H, W); the loss before it."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        self.optimiser.zero_grad()
+        scores = self.network(self._images(x))
+        loss = segmentation_loss(scores, torch.from_numpy(y).long(), self.foreground)
+        loss.backward()
+        self.optimiser.step()
+        return loss.item()
+
+
+def learning_rate(first: float, done: float) -> float:
+    """Half a cosine from the first to a hundredth of it; `done` is the share of the steps."""
+    return first * (LAST_LR + (1 - LAST_LR) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def faster_layout(model: Any, foreground: Sequence[int], x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether channels last is the faster layout for such batches, tried on three steps."""
+    seconds = []
+    for channels_last in (False, True):
+        twin = Twin(deepcopy(model), foreground, channels_last)
+        times = []
+        for _ in range(4):
+            started = time.perf_counter()
+            twin.step(x, y, 1e-4)
+            times.append(time.perf_counter() - started)
+        seconds.append(min(times[1:]))
+    return seconds[1] < seconds[0]
+
+
+def train(
+    twin: Twin,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    lr: float,
+    steps: int,
+    validate_every: int,
+    validate: Callable[[int, float], Any],
+) -> None:
+    """What `minidl.train.Trainer` does; `validate` gets the step and the mean loss since."""
+    losses = []
+    for step, (x, y) in enumerate(batches, 1):
+        losses.append(twin.step(x, y, learning_rate(lr, (step - 1) / steps)))
+        if step == steps or step % validate_every == 0:
+            validate(step, float(np.mean(losses)))
+            losses = []
