@@ -18,12 +18,13 @@ import csv
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import minidl as md
-from minidl import recipe
+from minidl import functional as F
+from minidl import nn, recipe
 from minidl.data import Dataset, batches, split_pairs
 from minidl.evaluate import Evaluation, evaluate
 from minidl.gallery import draw_predictions
@@ -33,13 +34,56 @@ from minidl.recipe import Options
 from minidl.segmenter import Segmenter
 from minidl.train import Settings, Trainer, Watch
 
-RECIPES = {
-    "isbi2012_em": Options(root=16, depth=4, crop=256, batch_size=4, steps=400),
-    "cardiac_sunnybrook": Options(root=16, depth=5, crop=128, batch_size=8, steps=400),
-    "nerve_usgra": Options(root=16, depth=5, crop=256, batch_size=4, steps=400, augment="upright"),
-}
 SIDES = ("minidl", "pytorch")
 THREADS = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a data set is learnt.
+
+    Attributes
+    ----------
+    options : as for `minidl train`
+    reduce : side of the squares of pixels that are averaged before the network sees them; its
+        scores are interpolated back to single pixels
+    """
+
+    options: Options
+    reduce: int = 1
+
+
+RECIPES = {
+    "isbi2012_em": Recipe(Options(root=16, depth=4, crop=256, batch_size=4, steps=500)),
+    "cardiac_sunnybrook": Recipe(
+        Options(root=16, depth=5, crop=128, batch_size=8, steps=600, foreground_crops=0.5)
+    ),
+    "nerve_usgra": Recipe(
+        Options(root=16, depth=5, crop=512, batch_size=8, steps=600, augment="upright"), reduce=4
+    ),
+    "camvid": Recipe(
+        Options(root=16, depth=5, crop=320, batch_size=8, steps=500, augment="mirror", ignore=11),
+        reduce=2,
+    ),
+}
+
+
+class Reduced(nn.Module):
+    """A network that sees averages of squares of pixels: cheaper, and it looks further.
+
+    Parameters
+    ----------
+    network : what maps (N, H, W, C) to scores (N, H, W, classes)
+    factor : side of the squares
+    """
+
+    def __init__(self, network: Any, factor: int) -> None:
+        super().__init__()
+        self.network, self.factor, self.multiple = network, factor, factor * network.multiple
+
+    def forward(self, x: Any) -> Any:
+        scores = self.network(F.avg_pool2d(x, self.factor))
+        return F.interpolate(scores, scale_factor=self.factor, mode="bilinear")
 
 
 @dataclass
@@ -47,15 +91,16 @@ class Task:
     """A data set read, and a network that fits it."""
 
     name: str
-    options: Options
+    how: Recipe
     settings: Settings
     segmenter: Segmenter
     train: Dataset
     val: Dataset
 
     @classmethod
-    def prepare(cls, name: str, data: Path, options: Options, progress: Progress) -> Task:
+    def prepare(cls, name: str, data: Path, how: Recipe, progress: Progress) -> Task:
         """As `minidl train` does, up to the first step."""
+        options = how.options
         report = recipe.looked_over(data, options, progress)
         split = split_pairs(report.pairs, data, options.val_fraction, options.seed)
         train = Dataset(split.train, report.mask_kind)
@@ -65,7 +110,9 @@ class Task:
         for part in (train, val):  # decoding is not to be measured
             for index in range(len(part)):
                 part.raw(index)
-        return cls(name, options, settings, segmenter, train, val)
+        if how.reduce > 1:
+            segmenter.model = Reduced(segmenter.model, how.reduce)
+        return cls(name, how, settings, segmenter, train, val)
 
     def trainer(self, watch: Watch | None = None) -> Trainer:
         return Trainer(
@@ -147,10 +194,10 @@ class Record:
 
 
 class Recorder(Watch):
-    """Notes our validations and keeps the best network."""
+    """Notes our validations and keeps the best weights."""
 
-    def __init__(self, record: Record, segmenter: Segmenter, path: Path) -> None:
-        self.record, self.segmenter, self.path = record, segmenter, path
+    def __init__(self, record: Record) -> None:
+        self.record, self.weights = record, {}
         self.began: float | None = None
 
     def validating(self, trainer: Trainer, done: int) -> None:
@@ -163,17 +210,18 @@ class Recorder(Watch):
         self.record.add(trainer.step, loss, evaluation, self.began)
         self.began = None
         if better:
-            self.segmenter.save(self.path)
+            self.weights = {k: v.copy() for k, v in trainer.model.state_dict().items()}
 
 
 def run_minidl(task: Task, out: Path, progress: Progress) -> Record:
-    """Train with minidl; the best network and a picture of what it finds stay in `out`."""
+    """Train with minidl; a picture of what the best network finds stays in `out`."""
     md.set_num_threads(THREADS)
-    model, record = out / "model.safetensors", Record("minidl", progress)
-    task.trainer(Recorder(record, task.segmenter, model)).run()
+    watch = Recorder(Record("minidl", progress))
+    task.trainer(watch).run()
+    task.segmenter.model.load_state_dict(watch.weights)
     title = f"{task.name}: validation images"
-    draw_predictions(Segmenter.load(model), task.val, out / "predictions.png", title)
-    return record
+    draw_predictions(task.segmenter, task.val, out / "predictions.png", title)
+    return watch.record
 
 
 def run_pytorch(task: Task, out: Path, progress: Progress) -> Record:
@@ -205,7 +253,8 @@ def write_side(task: Task, record: Record, out: Path) -> None:
     architecture = task.segmenter.architecture
     about = {
         "name": task.name,
-        "options": asdict(task.options),
+        "options": asdict(task.how.options),
+        "reduce": task.how.reduce,
         "crop": task.settings.crop,
         "network": f"U-Net, root {architecture.root}, depth {architecture.depth}",
         "parameters": sum(p.size for p in task.segmenter.model.parameters()),
@@ -237,7 +286,7 @@ def table(out: Path) -> tuple[str, list[dict[str, Any]]]:
         options, crop = ours["options"], " x ".join(map(str, ours["crop"]))
         cells = [
             name,
-            f"{ours['network']}; {options['batch_size']} of {crop}",
+            f"{ours['network']}; {options['batch_size']} of {crop}" + _reduced(ours["reduce"]),
             options["steps"],
             *_cells(ours),
             *_cells(theirs),
@@ -245,6 +294,10 @@ def table(out: Path) -> tuple[str, list[dict[str, Any]]]:
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n", records
+
+
+def _reduced(factor: int) -> str:
+    return f", averaged over {factor} x {factor}" if factor > 1 else ""
 
 
 def _cells(side: dict[str, Any]) -> list[str]:
@@ -264,14 +317,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
     arguments = parser.parse_args()
     for name in arguments.only:
-        options = RECIPES[name]
+        how = RECIPES[name]
         if arguments.steps:
-            options = Options(**asdict(options) | {"steps": arguments.steps})
+            how = replace(how, options=replace(how.options, steps=arguments.steps))
         out = arguments.out / name
         out.mkdir(parents=True, exist_ok=True)
         for side in [arguments.side] if arguments.side else SIDES:
             with Progress() as progress:
-                task = Task.prepare(name, arguments.data / name, options, progress)
+                task = Task.prepare(name, arguments.data / name, how, progress)
                 run = run_minidl if side == "minidl" else run_pytorch
                 write_side(task, run(task, out, progress), out)
     text, records = table(arguments.out)

@@ -40,12 +40,31 @@ def segmentation_loss(
     return T.nll_loss(logs, target, ignore_index=-100) + 1 - torch.stack(overlaps).mean()
 
 
+class Reduced(torch.nn.Module):
+    """`recipes.Reduced`."""
+
+    def __init__(self, network: torch.nn.Module, factor: int) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.network(T.avg_pool2d(x, self.factor))
+        return T.interpolate(scores, scale_factor=self.factor, mode="bilinear")
+
+
+def like(model: Any) -> torch.nn.Module:
+    """The same network in PyTorch, with weights of its own."""
+    if hasattr(model, "factor"):
+        return Reduced(like(model.network), model.factor)
+    return UNet(model.in_channels, model.num_classes, model.depth, model.root, model.batch_norm)
+
+
 class Twin:
     """A `minidl.models.UNet` in PyTorch, with Adam; to `minidl.evaluate` it looks like a network.
 
     Parameters
     ----------
-    model : minidl.models.UNet
+    model : minidl.models.UNet or recipes.Reduced
         Whose weights it begins with.
     foreground : sequence of int
         Classes with a Dice loss.
@@ -54,11 +73,9 @@ class Twin:
     """
 
     def __init__(self, model: Any, foreground: Sequence[int], channels_last: bool) -> None:
-        self.depth, self.multiple = model.depth, model.multiple
+        self.depth, self.multiple = getattr(model, "depth", None), model.multiple
         self.foreground, self.channels_last = tuple(foreground), channels_last
-        self.network = UNet(
-            model.in_channels, model.num_classes, model.depth, model.root, model.batch_norm
-        )
+        self.network = like(model)
         hand_over(model, self.network)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ import recipes  # noqa: E402
 import torch_recipes  # noqa: E402
 
 FOREGROUND = (0, 2)
+HOW = recipes.Recipe(Options(root=4, depth=2, crop=16, batch_size=2, steps=7, lr=1e-2))
 layouts = pytest.mark.parametrize("channels_last", [False, True])
 
 
@@ -29,10 +30,12 @@ def batch(rng):
     return x, y
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[1, 2])
+def model(request):
     md.manual_seed(3)
-    return UNet(3, 3, depth=3, root=4)
+    if request.param == 1:
+        return UNet(3, 3, depth=3, root=4)
+    return recipes.Reduced(UNet(3, 3, depth=2, root=4), request.param)
 
 
 def test_the_loss_is_ours(rng, batch):
@@ -77,17 +80,17 @@ def test_scores_of_the_same_weights(model, batch, channels_last):
     np.testing.assert_allclose(scores_of(twin, image), scores_of(model, image), atol=1e-4)
 
 
-def test_a_network_of_another_shape_is_refused(model):
+def test_a_network_of_another_shape_is_refused():
+    model = UNet(3, 3, depth=3, root=4)
     other = torch_recipes.UNet(1, 3, 3, 4, True)
     with pytest.raises(ValueError, match=r"hand_over: \(3, 3, 3, 4\) of ours to \(4, 1, 3, 3\)"):
         torch_recipes.hand_over(model, other)
 
 
 def test_both_sides_of_a_recipe(pairs_folder, tmp_path):
-    options = Options(root=4, depth=2, crop=16, batch_size=2, steps=12, lr=1e-2)
     results = {}
     for side, run in (("minidl", recipes.run_minidl), ("pytorch", recipes.run_pytorch)):
-        task = recipes.Task.prepare("discs", pairs_folder, options, Progress(silent=True))
+        task = recipes.Task.prepare("discs", pairs_folder, HOW, Progress(silent=True))
         record = run(task, tmp_path, Progress(silent=True))
         recipes.write_side(task, record, tmp_path)
         results[side] = record
@@ -102,8 +105,7 @@ def test_both_sides_of_a_recipe(pairs_folder, tmp_path):
 
 
 def test_the_schedule_is_the_trainers(pairs_folder):
-    options = Options(root=4, depth=2, crop=16, batch_size=2, steps=7, lr=1e-2)
-    task = recipes.Task.prepare("discs", pairs_folder, options, Progress(silent=True))
+    task = recipes.Task.prepare("discs", pairs_folder, HOW, Progress(silent=True))
 
     class Rates(train.Watch):
         seen: list = []
@@ -119,7 +121,7 @@ def test_the_schedule_is_the_trainers(pairs_folder):
 def test_the_table(tmp_path):
     side = {
         "options": {"batch_size": 4, "steps": 9}, "crop": [16, 32], "network": "U-Net",
-        "best": {"foreground_dice": 0.5, "mean_iou": 0.25, "pixel_accuracy": 0.875},
+        "reduce": 2, "best": {"foreground_dice": 0.5, "mean_iou": 0.25, "pixel_accuracy": 0.875},
     }  # fmt: skip
     folder = tmp_path / "isbi2012_em"
     folder.mkdir()
@@ -128,7 +130,7 @@ def test_the_table(tmp_path):
     (folder / "pytorch.json").write_text(json.dumps(side | {"steps_seconds": 90}))
     text, records = recipes.table(tmp_path)
     assert text.splitlines()[2:] == [
-        "| isbi2012_em | U-Net; 4 of 16 x 32 | 9 | 50.0 | 25.0 | 87.5 | 1.0 "
+        "| isbi2012_em | U-Net; 4 of 16 x 32, averaged over 2 x 2 | 9 | 50.0 | 25.0 | 87.5 | 1.0 "
         "| 50.0 | 25.0 | 87.5 | 1.5 | 1.50 |"
     ]
     assert [record["ratio"] for record in records] == [1.5]
