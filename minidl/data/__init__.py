@@ -8,8 +8,9 @@ into a data folder.
 """
 
 from .augment import Augmentation
-from .batches import Dataset, batches, pad_to_multiple
+from .batches import Batches, batches, pad_to_multiple
 from .checks import Report, check_folder
+from .dataset import Dataset
 from .errors import DataError
 from .files import (
     page_count,
@@ -22,14 +23,17 @@ from .files import (
 )
 from .masks import IGNORE_INDEX, MaskKind
 from .normalise import Normaliser
-from .pairs import Pair, Split, find_images, find_pairs, split_pairs
+from .objects import label_objects, separate
+from .pairs import Pair, find_images, find_pairs
 from .problems import Problem
+from .splits import Split, listed_part, split_pairs
 from .synthetic import write_nerve_set
-from .weights import distance_to, label_objects, separate, two_distances, weight_map
+from .weights import WeightMap, distance_to, two_distances, weight_map
 
 __all__ = [
     "IGNORE_INDEX",
     "Augmentation",
+    "Batches",
     "DataError",
     "Dataset",
     "MaskKind",
@@ -38,12 +42,14 @@ __all__ = [
     "Problem",
     "Report",
     "Split",
+    "WeightMap",
     "batches",
     "check_folder",
     "distance_to",
     "find_images",
     "find_pairs",
     "label_objects",
+    "listed_part",
     "pad_to_multiple",
     "page_count",
     "read_image",

@@ -137,8 +137,9 @@ class Augmentation:
         corner: tuple[int, int],
         rng: np.random.Generator,
         oblong: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Cut a varied window out of an image and its classes.
+        weights: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, ...]:
+        """Cut a varied window out of an image, its classes, and perhaps its weights.
 
         Parameters
         ----------
@@ -153,6 +154,7 @@ class Augmentation:
             Decides how.
         oblong : bool
             Whether an upright and a lying picture must not be exchanged.
+        weights : ndarray of shape (H, W), float32, optional
 
         Returns
         -------
@@ -160,11 +162,22 @@ class Augmentation:
             Interpolated linearly, mirrored beyond the picture's edges.
         classes : ndarray of shape (h, w), int32
             Of the nearest pixel, never of anything in between; -100 beyond the edges.
+        weights : ndarray of shape (h, w), float32
+            If given. Of the same pixel as the class, since a weight belongs to a class: in between
+            pixels, those at the border of an object would get weights of background, and gaps one
+            pixel wide would lose theirs. 0 beyond the edges.
         """
         matrix, nodes = self.geometry(rng, size, oblong)
         middle = (np.array(size) - 1) / 2
         affine = np.column_stack([matrix, np.array(corner) + middle - matrix @ middle])
-        return kernels.warp.warp(image, classes, size, affine, nodes, IGNORE_INDEX)
+        varied = kernels.warp.warp(image, classes, size, affine, nodes, IGNORE_INDEX)
+        if weights is None:
+            return varied
+        # The kernel moves integers; so the weights go through it as what they are in memory.
+        bits = np.ascontiguousarray(weights, np.float32).view(np.int32)
+        nothing = np.empty((*bits.shape, 0), np.float32)
+        _, moved = kernels.warp.warp(nothing, bits, size, affine, nodes, 0)
+        return *varied, moved.view(np.float32)
 
     def shade(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Vary the values of a normalised image (H, W, C) float32, which is overwritten."""

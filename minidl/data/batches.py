@@ -7,130 +7,59 @@ the batch that the uninterrupted run would have had, and nothing depends on who 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from .augment import PRESETS, Augmentation
+from .dataset import Dataset
 from .errors import DataError
-from .files import page_count, read_image, read_mask
-from .masks import IGNORE_INDEX, MaskKind
-from .normalise import Normaliser
-from .pairs import Pair
+from .masks import IGNORE_INDEX
+from .weights import WeightMap
 
 AUGMENTATIONS = tuple(PRESETS)
-_ORDER, _SAMPLE, _FRONT = 0, 1, 2  # so that the uses of one seed do not share random numbers
-_PLACES = 4096  # pixels of a class that are remembered of a picture, spread over all of it
+_ORDER, _SAMPLE, _FRONT, _EMPTY = 0, 1, 2, 3  # no two uses of a seed share random numbers
 
 
-class Dataset:
-    """Images and class masks of some pairs, read when first asked for and then kept.
+class Batches(Iterator[tuple[np.ndarray, ...]]):
+    """A stream of batches, of which each can also be asked for by its number, from any thread.
 
-    Each page of a multi-page TIFF is a sample of its own.
-
-    Parameters
+    Attributes
     ----------
-    pairs : sequence of Pair
-        From `find_pairs` or a `Split`.
-    mask_kind : MaskKind
-        How mask values become classes.
-    normaliser : Normaliser, optional
-        Measured on these pairs if not given; give the training set's to any other set.
-    cache_bytes : int
-        Pictures are kept in memory, as the file's type and one byte per mask pixel, up to this
-        total; those beyond are read each time.
-
-    Raises
-    ------
-    DataError
-        If there are no pairs, a file cannot be read, or the pages of a pair differ in number.
+    start : int
+        Number of the first batch that iterating yields.
+    stop : int or None
+        Number of the batch before which it ends.
+    pictures : int
+        That an epoch draws: all, unless `batches` was told to draw empty ones less often.
     """
 
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        mask_kind: MaskKind,
-        normaliser: Normaliser | None = None,
-        cache_bytes: int = 2**31,
-    ) -> None:
-        if not pairs:
-            raise DataError("Dataset: no pairs of image and mask")
-        self.mask_kind = mask_kind
-        self._samples = [(pair, page) for pair in pairs for page in _pages(pair)]
-        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._places: dict[int, list[np.ndarray]] = {}
-        self._room, self._lock = cache_bytes, threading.Lock()
-        self.normaliser = normaliser or Normaliser.from_images(
-            self.raw(index)[0] for index in range(len(self))
-        )
+    def __init__(self, cut: _Cut, batch_size: int, start: int, stop: int | None) -> None:
+        self._cut, self.batch_size = cut, batch_size
+        self.start, self.stop, self._next = start, stop, start
+        self.pictures = cut.order.pictures
 
-    def __len__(self) -> int:
-        """Number of pictures, pages counted."""
-        return len(self._samples)
-
-    def name(self, index: int) -> str:
-        """Name of picture `index`: the pair's, with ``[page]`` where there are several."""
-        pair, page = self._samples[index]
-        return pair.stem if page is None else f"{pair.stem}[{page}]"
-
-    def raw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, C) as stored, and classes (H, W) as int8 or int16; read-only."""
-        if index in self._cache:
-            return self._cache[index]
-        pair, page = self._samples[index]
-        image, mask = read_image(pair.image, page), read_mask(pair.mask, page)
-        if image.shape[:2] != mask.shape:
+    def __getitem__(self, number: int) -> tuple[np.ndarray, ...]:
+        """Batch `number`, counted from 0: the same bits whoever asks, and however often."""
+        if number < 0 or (self.stop is not None and number >= self.stop):
+            raise IndexError(f"Batches: batch {number}, expected 0 to below {self.stop}")
+        first = number * self.batch_size
+        samples = [self._cut.sample(first + place) for place in range(self.batch_size)]
+        shapes = {y.shape for _, y, *_ in samples}
+        if len(shapes) > 1:
             raise DataError(
-                f"{pair.image} is {image.shape[0]} x {image.shape[1]} (height x width), "
-                f"{pair.mask} is {mask.shape[0]} x {mask.shape[1]}, expected the same size"
+                f"batches: images of sizes {sorted(shapes)} in one batch. "
+                "Give a crop, or a batch_size of 1."
             )
-        sample = image, self.mask_kind.to_classes(mask, pair.mask)
-        for array in sample:
-            array.flags.writeable = False
-        self._keep(index, sample)
-        return sample
+        return tuple(np.stack(arrays) for arrays in zip(*samples, strict=True))
 
-    def _keep(self, index: int, sample: tuple[np.ndarray, np.ndarray]) -> None:
-        size = sum(array.nbytes for array in sample)
-        with self._lock:
-            if size <= self._room and index not in self._cache:
-                self._room -= size
-                self._cache[index] = sample
-
-    def places(self, index: int) -> list[np.ndarray]:
-        """For each class but 0 that picture `index` has, where: rows and columns (P, 2) int32.
-
-        Of a class with many pixels, some thousands that are spread evenly over them.
-        """
-        if index not in self._places:
-            classes = self.raw(index)[1]
-            found = [classes == label for label in range(1, self.mask_kind.num_classes)]
-            self._places[index] = [_spread(pixels) for pixels in found if pixels.any()]
-        return self._places[index]
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Whole picture `index`: x (H, W, C) float32, normalised, and y (H, W) int32."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"Dataset: picture {index} of {len(self)}")
-        image, classes = self.raw(index % len(self))
-        return self.normaliser(image, self._samples[index][0].image), classes.astype(np.int32)
-
-
-def _spread(pixels: np.ndarray) -> np.ndarray:
-    flat = np.flatnonzero(pixels)
-    chosen = flat[:: -(-flat.size // _PLACES)]
-    return np.stack(np.divmod(chosen, pixels.shape[1]), axis=-1).astype(np.int32)
-
-
-def _pages(pair: Pair) -> Sequence[int | None]:
-    count, masks = page_count(pair.image), page_count(pair.mask)
-    if count != masks:
-        raise DataError(
-            f"{pair.image} has {count} pages, {pair.mask} has {masks}, expected the same number"
-        )
-    return [None] if count == 1 else range(count)
+    def __next__(self) -> tuple[np.ndarray, ...]:
+        """The next batch."""
+        if self.stop is not None and self._next >= self.stop:
+            raise StopIteration
+        self._next += 1
+        return self[self._next - 1]
 
 
 def batches(
@@ -145,8 +74,10 @@ def batches(
     brightness: float = 0.0,
     contrast: float = 0.0,
     foreground: float = 0.0,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield training batches, all of full size, without end or up to a number of steps.
+    empty: float | None = None,
+    weights: WeightMap | None = None,
+) -> Batches:
+    """Training batches, all of full size, without end or up to a number of steps.
 
     Each epoch is a permutation of the pictures, drawn from (seed, epoch). A batch may hold the end
     of one epoch and the beginning of the next.
@@ -181,13 +112,24 @@ def batches(
         class other than 0, each class that the picture has being as probable as the others.
         Pictures without such a pixel are cut anywhere. Where the crop is also resampled, the pixel
         is in it before.
+    empty : float, optional
+        Largest share, from 0 to below 1, of the pictures in an epoch that have no class but 0. If
+        there are more, each epoch has all other pictures, and as many of these as make up the
+        share, in turn. Without it every epoch has all pictures.
+    weights : WeightMap, optional
+        Give a weight to each pixel: batches are triples then. The map is made for the whole
+        picture, once while there is room in its memory, and cut, turned and deformed with it.
 
-    Yields
-    ------
+    Returns
+    -------
+    Batches
+        An iterator over (x, y), or (x, y, pixel_weight), which can also be indexed.
     x : ndarray of shape (N, h, w, C), float32
         Normalised.
     y : ndarray of shape (N, h, w), int32
         Class indices, or -100 for "do not count".
+    pixel_weight : ndarray of shape (N, h, w), float32
+        For ``cross_entropy(x, y, pixel_weight=pixel_weight)``; 0 where y is -100.
 
     Raises
     ------
@@ -196,7 +138,7 @@ def batches(
     DataError
         If a file cannot be used.
     """
-    _check_arguments(batch_size, crop, seed, start, steps, brightness, contrast, foreground)
+    _check_arguments(batch_size, crop, seed, start, steps, brightness, contrast, foreground, empty)
     if not isinstance(augment, Augmentation):
         if augment not in AUGMENTATIONS:
             raise ValueError(f"batches: augment={augment!r}, expected one of {AUGMENTATIONS}")
@@ -206,8 +148,10 @@ def batches(
         brightness=brightness or augment.brightness,
         contrast=contrast or augment.contrast,
     )
-    cut = _Cut(dataset, crop, seed, varied, foreground)
-    return _stream(cut, batch_size, start, steps)
+    if weights is not None:
+        weights = weights.for_set(dataset.class_counts())
+    order = _Order(dataset, seed, empty)
+    return Batches(_Cut(order, crop, varied, foreground, weights), batch_size, start, steps)
 
 
 def _check_arguments(
@@ -219,6 +163,7 @@ def _check_arguments(
     brightness: float,
     contrast: float,
     foreground: float,
+    empty: float | None,
 ) -> None:
     sides = (crop, crop) if isinstance(crop, int) else crop
     rules = (
@@ -233,26 +178,47 @@ def _check_arguments(
         (brightness >= 0, f"brightness={brightness}, expected 0 or more"),
         (0 <= contrast < 1, f"contrast={contrast}, expected from 0 to below 1"),
         (0 <= foreground <= 1, f"foreground={foreground}, expected 0..1"),
+        (empty is None or 0 <= empty < 1, f"empty={empty}, expected from 0 to below 1"),
     )
     for holds, message in rules:
         if not holds:
             raise ValueError(f"batches: {message}")
 
 
-def _stream(
-    cut: _Cut, batch_size: int, start: int, steps: int | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    step = start
-    while steps is None or step < steps:
-        samples = [cut.sample(step * batch_size + place) for place in range(batch_size)]
-        shapes = {y.shape for _, y in samples}
-        if len(shapes) > 1:
-            raise DataError(
-                f"batches: images of sizes {sorted(shapes)} in one batch. "
-                "Give a crop, or a batch_size of 1."
-            )
-        yield np.stack([x for x, _ in samples]), np.stack([y for _, y in samples])
-        step += 1
+class _Order:
+    """Which picture each sample of a run is of."""
+
+    def __init__(self, dataset: Dataset, seed: int, empty: float | None) -> None:
+        self.dataset, self.seed = dataset, seed
+        self._always, self._in_turn = np.arange(len(dataset)), np.empty(0, dtype=np.int64)
+        self._turns = 0  # how many of those that come in turn an epoch has
+        if empty is not None:
+            self._thin_out(empty)
+        self.pictures = len(self._always) + self._turns
+        self._known = -1, self._always
+
+    def _thin_out(self, empty: float) -> None:
+        counts = [self.dataset.class_counts(index) for index in range(len(self.dataset))]
+        front = np.array([own[1:].any() for own in counts])
+        most = round(empty / (1 - empty) * np.count_nonzero(front))
+        if front.any() and most < np.count_nonzero(~front):
+            self._always, self._turns = np.flatnonzero(front), most
+            self._in_turn = _generator(self.seed, _EMPTY).permutation(np.flatnonzero(~front))
+
+    def find(self, position: int) -> tuple[int, int, int]:
+        """Epoch, place in it and picture of sample number `position`."""
+        epoch, place = divmod(position, self.pictures)
+        known, order = self._known  # of one piece, whatever other threads do
+        if known != epoch:
+            order = self._permutation(epoch)
+            self._known = epoch, order
+        return epoch, place, int(order[place])
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        turn = np.arange(epoch * self._turns, (epoch + 1) * self._turns)
+        own = self._in_turn[turn % max(len(self._in_turn), 1)]
+        chosen = np.concatenate([self._always, own])
+        return chosen[_generator(self.seed, _ORDER, epoch).permutation(len(chosen))]
 
 
 class _Cut:
@@ -260,39 +226,56 @@ class _Cut:
 
     def __init__(
         self,
-        dataset: Dataset,
+        order: _Order,
         crop: int | tuple[int, int] | None,
-        seed: int,
         augmentation: Augmentation,
         foreground: float,
+        weights: WeightMap | None,
     ) -> None:
-        self.dataset = dataset
+        self.order, self.dataset, self.seed = order, order.dataset, order.seed
         self.crop = (crop, crop) if isinstance(crop, int) else crop
-        self.seed, self.augmentation, self.foreground = seed, augmentation, foreground
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self.augmentation, self.foreground, self.weights = augmentation, foreground, weights
 
-    def sample(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        epoch, place = divmod(position, len(self.dataset))
-        index = int(self._permutation(epoch)[place])
+    def sample(self, position: int) -> tuple[np.ndarray, ...]:
+        epoch, place, index = self.order.find(position)
         rng = _generator(self.seed, _SAMPLE, epoch, place)
         pixel = self._wanted(index, epoch, place)
         image, classes = self.dataset.raw(index)
-        vary, name = self.augmentation, self.dataset.name(index)
-        if vary.resamples:
-            size = self.crop or (classes.shape[0], classes.shape[1])
-            top = _corner(classes.shape[0], size[0], rng, pixel[0])
-            corner = top, _corner(classes.shape[1], size[1], rng, pixel[1])
-            oblong = self.crop is None and classes.shape[0] != classes.shape[1]
-            image, classes = vary.crop(image, classes, size, corner, rng, oblong)
-            return vary.shade(self.dataset.normaliser(image, name), rng), classes
+        weights = None if self.weights is None else self.dataset.weights(index, self.weights)
+        vary = self.augmentation
+        cut = self._resampled if vary.resamples else self._as_stored
+        image, *maps = cut(image, classes, weights, rng, pixel)
+        x = vary.shade(self.dataset.normaliser(image, self.dataset.name(index)), rng)
+        return x, *maps
+
+    def _resampled(
+        self,
+        image: np.ndarray,
+        classes: np.ndarray,
+        weights: np.ndarray | None,
+        rng: np.random.Generator,
+        pixel: tuple[int | None, int | None],
+    ) -> tuple[np.ndarray, ...]:
+        size = self.crop or (classes.shape[0], classes.shape[1])
+        top = _corner(classes.shape[0], size[0], rng, pixel[0])
+        corner = top, _corner(classes.shape[1], size[1], rng, pixel[1])
+        oblong = self.crop is None and classes.shape[0] != classes.shape[1]
+        return self.augmentation.crop(image, classes, size, corner, rng, oblong, weights)
+
+    def _as_stored(
+        self,
+        image: np.ndarray,
+        classes: np.ndarray,
+        weights: np.ndarray | None,
+        rng: np.random.Generator,
+        pixel: tuple[int | None, int | None],
+    ) -> tuple[np.ndarray, ...]:
         turns, flip = self._turn(rng, classes.shape)
         size = self.crop or (classes.shape[0], classes.shape[1])
         size = size[::-1] if self.crop and turns % 2 else size
-        image, classes = random_crop(image, classes, size, rng, pixel)
-        x = self.dataset.normaliser(image, name)
-        return vary.shade(_turned(x, turns, flip), rng), _turned(
-            classes.astype(np.int32), turns, flip
-        )
+        image, classes, *rest = random_crop(image, classes, size, rng, pixel, weights)
+        maps = image, classes.astype(np.int32), *rest
+        return tuple(_turned(array, turns, flip) for array in maps)
 
     def _wanted(self, index: int, epoch: int, place: int) -> tuple[int | None, int | None]:
         """A pixel that the crop shall contain, or None, None for any place."""
@@ -300,17 +283,11 @@ class _Cut:
             return None, None
         rng = _generator(self.seed, _FRONT, epoch, place)
         wanted = rng.random() < self.foreground
-        classes = self.dataset.places(index) if wanted else []
+        classes = self.dataset.places(index) if wanted else ()
         if not classes:
             return None, None
         row, column = rng.choice(classes[rng.integers(len(classes))])
         return int(row), int(column)
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
-            generator = _generator(self.seed, _ORDER, epoch)
-            self._epoch, self._order = epoch, generator.permutation(len(self.dataset))
-        return self._order
 
     def _turn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[int, bool]:
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
@@ -334,11 +311,13 @@ def random_crop(
     size: tuple[int, ...],
     rng: np.random.Generator,
     pixel: tuple[int | None, int | None] = (None, None),
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the same random window out of an image (H, W, C) and its classes (H, W).
+    weights: np.ndarray | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Cut the same random window out of an image (H, W, C) and its classes and weights (H, W).
 
     A side shorter than `size` is filled up on both ends, the image with its mirror, the classes
-    with -100. If a pixel (row, column) is given, the window contains it.
+    with -100, the weights, if there are any, with 0. If a pixel (row, column) is given, the window
+    contains it.
     """
     window, fill = zip(
         *(
@@ -347,11 +326,14 @@ def random_crop(
         ),
         strict=True,
     )
-    image, classes = image[window], classes[window]
-    if any(map(any, fill)):
-        image = np.pad(image, (*fill, (0, 0)), mode="reflect")
-        classes = np.pad(classes, fill, constant_values=IGNORE_INDEX)
-    return image, classes
+    maps = [(classes[window], IGNORE_INDEX)]
+    if weights is not None:
+        maps.append((weights[window], 0))
+    image = image[window]
+    if not any(map(any, fill)):
+        return image, *(part for part, _ in maps)
+    parts = (np.pad(part, fill, constant_values=nothing) for part, nothing in maps)
+    return np.pad(image, (*fill, (0, 0)), mode="reflect"), *parts
 
 
 def _corner(have: int, want: int, rng: np.random.Generator, pixel: int | None = None) -> int:

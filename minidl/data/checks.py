@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
-from .files import mask_storage, read_mask_pages, read_pages
-from .labels import MAX_CLASSES, judge_labels
+from .files import mask_storage, read_mask, read_mask_pages, read_pages
+from .labels import MAX_CLASSES, judge_labels, judge_objects
 from .masks import MaskKind
 from .normalise import check_image, common_channels, shade
-from .pairs import Pair, Pairing, listed_split, pair_up
+from .pairs import LAYOUTS, Pair, Pairing, pair_up
 from .problems import Problem
+from .splits import listed_split
 
 Size = tuple[int, int]
 Observer = Callable[[Pair, int, str, np.ndarray], Any]
@@ -52,6 +53,8 @@ class Report:
         Height and width of every picture, pages counted.
     layout : str
         How images and masks are named.
+    objects : list of int
+        How many objects each picture has, where masks number objects.
     """
 
     folder: Path
@@ -65,6 +68,7 @@ class Report:
     class_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     sizes: list[Size] = field(default_factory=list)
     layout: str = ""
+    objects: list[int] = field(default_factory=list)
 
     def text(self) -> str:
         """The report for people, in plain text of a few lines."""
@@ -83,7 +87,7 @@ class Report:
             )
         if self.mask_kind is not None and self.class_counts.any():
             shares = self.class_counts / self.class_counts.sum()
-            facts.append(f"  masks   {self.num_classes} classes; share of the pixels:")
+            facts.append(f"  masks   {self._kinds()}; share of the pixels:")
             facts += [
                 f"          class {index} (value {value}): {share:.2%}"
                 for index, (value, share) in enumerate(
@@ -91,6 +95,14 @@ class Report:
                 )
             ]
         return facts
+
+    def _kinds(self) -> str:
+        if not self.objects:
+            return f"{self.num_classes} classes"
+        return (
+            f"{sum(self.objects)} numbered objects, {min(self.objects)} to {max(self.objects)} in "
+            "a picture, as class 1"
+        )
 
     def raise_if_bad(self) -> None:
         """Raise a DataError with the whole report if there is any error."""
@@ -104,6 +116,7 @@ def check_folder(
     labels: Sequence[int] | None = None,
     ignore: int | None = None,
     max_classes: int = MAX_CLASSES,
+    instances: bool = False,
     progress: Callable[[int, int], Any] | None = None,
     observe: Observer | None = None,
 ) -> Report:
@@ -121,6 +134,9 @@ def check_folder(
         Mask value of pixels that shall not count.
     max_classes : int
         More distinct values than this are an error.
+    instances : bool
+        Whether the masks number objects, which then are one class, parted where they touch; see
+        `MaskKind`.
     progress : callable, optional
         Called with (pairs done, pairs in all) after each pair.
     observe : callable, optional
@@ -142,21 +158,29 @@ def check_folder(
         return report
     report.pairs, report.layout = pairing.pairs, pairing.layout
     report.errors += _pairing_problems(pairing)
+    objects = _kind_of_objects(ignore) if instances else None
     looks = []
     for done, pair in enumerate(pairing.pairs, 1):
-        looks.append(_look_at(pair, observe or _ignore))
+        looks.append(_look_at(pair, observe or _ignore, objects))
         if progress is not None:
             progress(done, len(pairing.pairs))
     _add_file_problems(report, looks)
     _add_image_facts(report, looks)
-    _add_mask_facts(report, looks, labels, ignore, max_classes)
+    if instances:
+        _add_object_facts(report, looks, labels, ignore)
+    else:
+        _add_mask_facts(report, looks, labels, ignore, max_classes)
     _add_list_problems(report)
     return report
 
 
 @dataclass
 class _Look:
-    """What one pair's files showed; `broken` has one sentence per unusable file."""
+    """What one pair's files showed; `broken` has one sentence per unusable file.
+
+    `counts` are those of the pixels that count; `objects` and `front`, for each page, how many
+    objects there are and how many pixels they have once they are parted.
+    """
 
     pair: Pair
     broken: list[str] = field(default_factory=list)
@@ -169,15 +193,17 @@ class _Look:
     empty_values: list[set[int]] = field(default_factory=list)
     storage: str = ""
     palette: np.ndarray | None = None
+    objects: list[int] = field(default_factory=list)
+    front: list[int] = field(default_factory=list)
 
 
 def _ignore(pair: Pair, page: int, what: str, array: np.ndarray) -> None:
     """Nobody wants to know more."""
 
 
-def _look_at(pair: Pair, observe: Observer) -> _Look:
+def _look_at(pair: Pair, observe: Observer, objects: MaskKind | None) -> _Look:
     look = _Look(pair)
-    masks = _guarded(look, lambda: _look_at_mask(look, observe))
+    masks = _guarded(look, lambda: _look_at_mask(look, observe, objects))
     images = _guarded(look, lambda: _look_at_image(look, observe))
     if masks is None or images is None:
         return look
@@ -213,18 +239,44 @@ def _look_at_image(look: _Look, observe: Observer) -> list[Size]:
     return sizes
 
 
-def _look_at_mask(look: _Look, observe: Observer) -> list[Size]:
+def _look_at_mask(look: _Look, observe: Observer, objects: MaskKind | None) -> list[Size]:
     path, sizes = look.pair.mask, []
     counts: Counter[int] = Counter()
     for page, mask in enumerate(read_mask_pages(path)):
         observe(look.pair, page, "mask", mask)
-        own = count_values(mask)
+        inside = counted(look.pair, mask.shape)
+        own = count_values(mask if inside is None else mask[inside])
+        if objects is not None:
+            parted = objects.to_objects(mask, path) != 0
+            look.front.append(int(np.count_nonzero(parted if inside is None else parted[inside])))
+            look.objects.append(len(own.keys() - {0, objects.ignore}))
         counts.update(own)
         look.empty_values.append(set(own))
         sizes.append((mask.shape[0], mask.shape[1]))
     look.storage, look.palette = mask_storage(path)
     look.counts = counts
     return sizes
+
+
+def counted(pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Which pixels of a pair count: bool (H, W), or None where all do.
+
+    Raises
+    ------
+    DataError
+        If the region cannot be read, has another size than the mask, or leaves nothing.
+    """
+    if pair.region is None:
+        return None
+    inside = read_mask(pair.region) != 0
+    if inside.shape != shape:
+        raise DataError(
+            f"{pair.region} is {_size(inside.shape)} (height x width), the mask {_size(shape)}, "
+            "expected the same size."
+        )
+    if not inside.any():
+        raise DataError(f"{pair.region}: all 0, so that no pixel of {pair.image.name} counts.")
+    return inside
 
 
 def count_values(mask: np.ndarray) -> dict[int, int]:
@@ -242,9 +294,11 @@ def _pairing_problems(pairing: Pairing) -> list[Problem]:
     rows = (
         ("images without a mask", pairing.without_mask, "Add the masks or move the images away."),
         ("masks without an image", pairing.without_image, "Add the images or move the masks away."),
+        ("images without a region", pairing.without_region, "Add their regions, white for all."),
         ("files with the same name", pairing.duplicates, "Keep one of each."),
     )
-    return [Problem(title, files, advice) for title, files, advice in rows if files]
+    lost = "" if pairing.pairs else LAYOUTS  # not a file too many, but another layout
+    return [Problem(title, files, lost or advice) for title, files, advice in rows if files]
 
 
 def _add_file_problems(report: Report, looks: list[_Look]) -> None:
@@ -322,6 +376,31 @@ def _add_mask_facts(
     report.num_classes = len(values)
     report.class_counts = np.array([total[value] for value in values], dtype=np.int64)
     _add_mask_warnings(report, masks, values)
+
+
+def _kind_of_objects(ignore: int | None, suffix: str = ".png", dtype: str = "uint32") -> MaskKind:
+    return MaskKind(suffix, dtype=dtype, values=(0, 1), ignore=ignore, instances=True)
+
+
+def _add_object_facts(
+    report: Report, looks: list[_Look], labels: Sequence[int] | None, ignore: int | None
+) -> None:
+    masks = [look for look in looks if look.counts]
+    if not masks:
+        return
+    report.errors += judge_objects({look.pair.mask.name: look.counts for look in masks}, labels)
+    if report.errors:
+        return
+    like = _mask_kind(masks, [0, 1], ignore)
+    # A prediction may number more objects than any training mask does.
+    dtype = like.dtype if np.dtype(like.dtype).itemsize > 1 else "uint16"
+    report.mask_kind = _kind_of_objects(ignore, like.suffix, dtype)
+    total = sum(count for look in masks for value, count in look.counts.items() if value != ignore)
+    front = sum(sum(look.front) for look in masks)
+    report.num_classes = 2
+    report.class_counts = np.array([total - front, front], dtype=np.int64)
+    report.objects = [number for look in masks for number in look.objects]
+    _add_mask_warnings(report, masks, [0, 1])
 
 
 def _mask_kind(looks: list[_Look], values: list[int], ignore: int | None) -> MaskKind:
@@ -403,7 +482,7 @@ def _lines(sentences: list[str], most: int = 10) -> str:
     return "\n  ".join(sentences[:most] + ([f"and {rest} more"] if rest > 0 else []))
 
 
-def _size(size: Size) -> str:
+def _size(size: Sequence[int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 

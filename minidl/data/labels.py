@@ -151,9 +151,34 @@ def _objects(counts: Counts, seen: list[int]) -> Problem:
         f"masks that seem to number objects (0 to {seen[-1]}, another number in every mask), not "
         "classes",
         [f"{name} ({len(counts[name]) - 1} objects)" for name in most],
-        "To segment them as one class, save every mask anew with 255 where the number is above 0, "
-        "and a line of 0 between objects that touch.",
+        "To segment them as one class, parted where they touch, say so with `instances` (minidl "
+        "train DATA --instances).",
     )
+
+
+def judge_objects(counts: Counts, labels: Sequence[int] | None) -> list[Problem]:
+    """What is wrong with masks that are said to number objects."""
+    if labels is not None:
+        return [
+            Problem(
+                "`labels` with `instances`: numbers of objects are no classes",
+                advice="Leave one of them out.",
+            )
+        ]
+    seen = sorted({value for own in counts.values() for value in own})
+    if seen[0] < 0:
+        below = [name for name, own in counts.items() if min(own) < 0]
+        return [Problem("object numbers below 0", below, "Number objects from 1 on.")]
+    if len(seen) < 2:
+        return [_single_valued(seen, len(counts))]
+    if len(seen) == 2 and seen[0] == 0 and len(counts) > 1:
+        return [
+            Problem(
+                f"masks that do not number objects: nothing but {seen[0]} and {seen[1]} in any",
+                advice="They show a class. Leave out `instances`.",
+            )
+        ]
+    return []
 
 
 def _with_gaps(counts: Counts, seen: list[int]) -> Problem:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
+from .objects import label_objects, separate
 
 IGNORE_INDEX = -100
 """Class index of pixels that neither the loss nor a score shall count."""
@@ -32,6 +33,12 @@ class MaskKind:
         Colours of a palette file; the values are positions in it.
     ignore : int or None
         The file's value for "do not count this pixel", which becomes class -100.
+    instances : bool
+        Whether the files number objects: 0 where there is nothing, else any other number for each
+        object. There are two classes then, background and object, and `values` are ``(0, 1)``.
+    parted : bool
+        Of numbered objects: whether pixels where two of them touch become background, as in U-Net's
+        targets, so that a network can learn to keep them apart. See `separate`.
     """
 
     suffix: str = ".png"
@@ -39,6 +46,8 @@ class MaskKind:
     dtype: str = "uint8"
     palette: tuple[tuple[int, int, int], ...] | None = None
     ignore: int | None = None
+    instances: bool = False
+    parted: bool = True
 
     def __post_init__(self) -> None:
         if self.suffix not in (".png", ".tif", ".tiff"):
@@ -49,6 +58,10 @@ class MaskKind:
             raise ValueError(f"MaskKind: values {self.values} must be distinct and at least one")
         if self.ignore in self.values:
             raise ValueError(f"MaskKind: ignore={self.ignore} is also the value of a class")
+        if self.instances and (self.values != (0, 1) or self.palette is not None):
+            raise ValueError(
+                f"MaskKind: instances have values (0, 1) and no palette, not {self.values}"
+            )
         self._check_fit()
 
     def _check_fit(self) -> None:
@@ -85,6 +98,10 @@ class MaskKind:
         DataError
             For a value that is neither a class nor `ignore`.
         """
+        if self.instances:
+            classes = (self.to_objects(raw, name) != 0).astype(np.int8)
+            classes[raw == self.ignore] = IGNORE_INDEX
+            return classes
         values = np.array(self.values)
         order = np.argsort(values)
         place = np.searchsorted(values[order], raw).clip(max=len(values) - 1)
@@ -98,6 +115,34 @@ class MaskKind:
             raise self._unexpected(raw, known, name)
         return classes
 
+    def to_objects(self, raw: np.ndarray, name: object = "mask") -> np.ndarray:
+        """Number the objects that a file shows.
+
+        Parameters
+        ----------
+        raw : ndarray of shape (H, W), bool or integer
+            What `read_mask` returned.
+        name : str or Path
+            Named in the error.
+
+        Returns
+        -------
+        ndarray of shape (H, W), integer
+            0 where there is none. With `instances` the numbers are the file's; otherwise each
+            connected part of a class other than 0 is an object of its own.
+
+        Raises
+        ------
+        DataError
+            As `to_classes`; for numbers below 0.
+        """
+        if not self.instances:
+            return label_objects(np.maximum(self.to_classes(raw, name), 0))
+        objects = np.where(raw == self.ignore, raw.dtype.type(0), raw)
+        if objects.min() < 0:
+            raise DataError(f"{name}: object number {objects.min()}, expected 0 or more.")
+        return separate(objects) if self.parted else objects
+
     def _unexpected(self, raw: np.ndarray, known: np.ndarray, name: object) -> DataError:
         row, column = np.argwhere(~known)[0]
         allowed = listing(self.values if self.ignore is None else (*self.values, self.ignore))
@@ -110,12 +155,16 @@ class MaskKind:
     def from_classes(self, classes: np.ndarray) -> np.ndarray:
         """Turn class indices (any shape, integer) into the values and type a file stores.
 
+        With `instances` these are numbers again, as the training masks have them: 1, 2, ... for the
+        connected parts of class 1 on each page (H, W), where touching at a corner does not connect.
+
         Raises
         ------
         TypeError
             If `classes` is not an integer array.
         ValueError
-            If an index is outside 0 .. num_classes - 1 (-100 is allowed where `ignore` is set).
+            If an index is outside 0 .. num_classes - 1 (-100 is allowed where `ignore` is set), or
+            there are more objects than the type can number.
         """
         classes = np.asarray(classes)
         if classes.dtype.kind not in "iub":
@@ -131,11 +180,24 @@ class MaskKind:
                 f"MaskKind.from_classes: class {int(classes[~allowed][0])}, expected "
                 f"0..{self.num_classes - 1}"
             )
-        table = np.array(self.values, dtype=self.dtype)
-        raw = table[np.where(classes >= 0, classes, 0)]
+        if self.instances:
+            raw = self._numbered(np.maximum(classes, 0))
+        else:
+            raw = np.array(self.values, dtype=self.dtype)[np.where(classes >= 0, classes, 0)]
         if self.ignore is not None:
             raw[classes == IGNORE_INDEX] = self.ignore
         return raw
+
+    def _numbered(self, classes: np.ndarray) -> np.ndarray:
+        pages = classes.reshape(-1, *classes.shape[-2:])
+        numbers = np.stack([label_objects(page) for page in pages]).reshape(classes.shape)
+        most = np.iinfo(self.dtype).max
+        if numbers.max() > most:
+            raise ValueError(
+                f"MaskKind.from_classes: {numbers.max()} objects, but {self.dtype} has numbers up "
+                f"to {most}. Use a mask kind of .tif with dtype 'uint32'."
+            )
+        return numbers.astype(self.dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, in types that JSON knows."""
@@ -146,6 +208,8 @@ class MaskKind:
             "dtype": self.dtype,
             "palette": palette,
             "ignore": self.ignore,
+            "instances": self.instances,
+            "parted": self.parted,
         }
 
     @classmethod
@@ -158,6 +222,8 @@ class MaskKind:
             dtype=state["dtype"],
             palette=None if palette is None else tuple((r, g, b) for r, g, b in palette),
             ignore=state.get("ignore"),
+            instances=state.get("instances", False),
+            parted=state.get("parted", True),
         )
 
 

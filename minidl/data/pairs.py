@@ -1,23 +1,26 @@
-"""Which image belongs to which mask, and which pairs are for training and which for checking."""
+"""Which image belongs to which mask, and to which region that counts."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
 
 from .errors import DataError
 from .masks import listing
 from .stored import SUFFIXES
 
-MASK_FOLDERS = ("masks", "labels")
+MASK_FOLDERS = ("masks", "labels", "annotations", "annot", "instances")
+REGION_FOLDERS = ("fov", "region")
+PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Folders that hold a part of a set, and which part."""
 _MASK_ENDING = "_mask"
-_LAYOUTS = (
-    "Expected NAME.tif beside NAME_mask.tif (or .png, ...), or a folder images/ beside masks/ or "
-    "labels/ with the same names in both."
+LAYOUTS = (
+    "Expected NAME.tif beside NAME_mask.tif (or .png, ...); or a folder images/ beside masks/, "
+    "labels/, annotations/, annot/ or instances/ with the same names in both; or either of them "
+    "in train/ and in val/; or train/ beside trainannot/ or train_masks/ with the same names in "
+    "both, and val/ likewise."
 )
 
 
@@ -30,21 +33,19 @@ class Pair:
     image, mask : Path
         The two files.
     stem : str
-        The name both share, without suffix and without ``_mask``.
+        The name both share, without suffix and without ``_mask``; with ``part/`` before it where
+        several parts have the same names.
+    region : Path or None
+        A file that is 0 where pixels do not count.
+    part : {'', 'train', 'val', 'test'}
+        Which part of the set it is in a folder of.
     """
 
     image: Path
     mask: Path
     stem: str
-
-
-@dataclass(frozen=True)
-class Split:
-    """Pairs to train on, pairs to check on, and a sentence about how they were divided."""
-
-    train: list[Pair]
-    val: list[Pair]
-    how: str
+    region: Path | None = None
+    part: str = ""
 
 
 @dataclass
@@ -57,6 +58,8 @@ class Pairing:
         Sorted by name.
     without_mask, without_image : list of str
         File names.
+    without_region : list of str
+        Image files, in a set with regions.
     duplicates : list of str
         "a.png and a.tif": files that claim the same name.
     layout : str
@@ -66,6 +69,7 @@ class Pairing:
     pairs: list[Pair] = field(default_factory=list)
     without_mask: list[str] = field(default_factory=list)
     without_image: list[str] = field(default_factory=list)
+    without_region: list[str] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
     layout: str = ""
 
@@ -73,10 +77,18 @@ class Pairing:
 def find_pairs(folder: str | Path) -> list[Pair]:
     """Pair up the images and masks of a folder.
 
-    Two layouts are known: ``NAME.ext`` beside ``NAME_mask.ext`` in the folder itself, and
-    ``images/`` beside ``masks/`` or ``labels/`` with the same names (``_mask`` may be added to
-    those of the masks). Suffixes may differ within a pair. Other files, hidden files and
-    further folders are left alone.
+    These layouts are known:
+
+    * ``NAME.ext`` beside ``NAME_mask.ext`` in the folder itself;
+    * ``images/`` beside ``masks/``, ``labels/``, ``annotations/``, ``annot/`` or ``instances/``
+      with the same names (``_mask`` may be added to those of the masks). A folder ``fov/`` or
+      ``region/`` beside them, again with the same names, says which pixels count: where it is 0
+      they are left out of loss and scores;
+    * ``train/``, ``val/`` (or ``valid/``, ``validation/``) and ``test/``, each with one of the
+      above in it, or each beside a folder of masks that is called like it with ``annot``,
+      ``masks``, ``labels`` and the like added: ``trainannot/``, ``train_masks/``.
+
+    Suffixes may differ within a pair. Other files, hidden files and further folders are left alone.
 
     Parameters
     ----------
@@ -100,6 +112,7 @@ def find_pairs(folder: str | Path) -> list[Pair]:
         for problem, names in (
             ("images without a mask", found.without_mask),
             ("masks without an image", found.without_image),
+            ("images without a region", found.without_region),
             ("files with the same name", found.duplicates),
         )
         if names
@@ -113,40 +126,118 @@ def pair_up(folder: str | Path) -> Pairing:
     """Pair what can be paired and report the rest; raise only if nothing looks like data."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. {_LAYOUTS}")
-    in_folders = (folder / "images").is_dir()
-    found = _pair_folders(folder) if in_folders else _pair_neighbours(folder)
+        raise DataError(f"{folder}: no such folder. {LAYOUTS}")
+    if (folder / "images").is_dir():
+        found = _pair_folders(folder)
+    elif any((folder / part).is_dir() for part in PARTS) and not _image_files(folder):
+        found = _pair_parts(folder)
+    else:
+        found = _pair_neighbours(folder)
     if not (found.pairs or found.without_mask or found.without_image):
-        raise DataError(f"{folder}: no image files in it ({' '.join(SUFFIXES)}). {_LAYOUTS}")
+        raise DataError(
+            f"{folder}: no image files in it ({' '.join(SUFFIXES)}){_seen(folder)}. {LAYOUTS}"
+        )
     return found
+
+
+def _seen(folder: Path, known: str = "") -> str:
+    """The folders in a folder, for an error about masks that were not found."""
+    inner = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    inner = [f"{name}/" for name in inner if not name.startswith(".") and name != known]
+    return f", only {listing(inner)}" if inner else ""
 
 
 def _pair_folders(folder: Path) -> Pairing:
     present = [name for name in MASK_FOLDERS if (folder / name).is_dir()]
-    if len(present) != 1:
+    if not present:
         raise DataError(
-            f"{folder}: images/ {'without' if not present else 'with both'} masks/ "
-            f"{'or' if not present else 'and'} labels/, expected one of them. {_LAYOUTS}"
+            f"{folder}: images/ without masks/ or labels/{_seen(folder, 'images')}. {LAYOUTS}"
         )
-    images = _by_stem(_image_files(folder / "images"))
+    if len(present) > 1:
+        raise DataError(
+            f"{folder}: images/ with {' and '.join(f'{name}/' for name in present)}, expected one "
+            "of them. Move the others elsewhere, or make a folder with images/ and masks/ only."
+        )
+    found = _pair_two(folder / "images", folder / present[0])
+    found.layout = f"images/ and {present[0]}/"
+    for name in REGION_FOLDERS:
+        if (folder / name).is_dir():
+            _add_regions(found, folder / name)
+            break
+    return found
+
+
+def _pair_two(images_in: Path, masks_in: Path) -> Pairing:
+    images = _by_stem(_image_files(images_in))
     masks: dict[str, list[Path]] = defaultdict(list)
-    for stem, files in _by_stem(_image_files(folder / present[0])).items():
+    for stem, files in _by_stem(_image_files(masks_in)).items():
         shorter = stem.removesuffix(_MASK_ENDING)
         masks[shorter if stem not in images and shorter in images else stem] += files
-    return _match(images, masks, f"images/ and {present[0]}/", folder)
+    return _match(images, masks, images_in.parent)
+
+
+def _add_regions(found: Pairing, folder: Path) -> None:
+    files = _by_stem(_image_files(folder))
+    for stem in (pair.stem for pair in found.pairs):
+        if len(files.get(stem, ())) > 1:
+            found.duplicates.append(" and ".join(_names(files[stem], folder.parent)))
+    found.without_region += [pair.image.name for pair in found.pairs if pair.stem not in files]
+    found.pairs = [
+        replace(pair, region=files[pair.stem][0]) if pair.stem in files else pair
+        for pair in found.pairs
+    ]
+    found.layout += f", of which {folder.name}/ says what counts"
+
+
+def _pair_parts(folder: Path) -> Pairing:
+    whole = Pairing()
+    layouts: dict[str, None] = {}
+    for name, part in PARTS.items():
+        if (folder / name).is_dir():
+            found = _pair_part(folder, name)
+            layouts[found.layout] = None
+            whole.pairs += [replace(pair, part=part) for pair in found.pairs]
+            for kind in ("without_mask", "without_image", "without_region", "duplicates"):
+                getattr(whole, kind).extend(getattr(found, kind))
+    counts = Counter(pair.stem for pair in whole.pairs)
+    if max(counts.values(), default=1) > 1:
+        whole.pairs = [replace(pair, stem=f"{pair.part}/{pair.stem}") for pair in whole.pairs]
+    whole.pairs.sort(key=lambda pair: pair.stem)
+    whole.layout = "; ".join(layouts)
+    return whole
+
+
+def _pair_part(folder: Path, name: str) -> Pairing:
+    """One part: with a folder of masks beside it, or a data folder of its own."""
+    words = (*MASK_FOLDERS, *(word.removesuffix("s") for word in MASK_FOLDERS), "gt")
+    beside = [f"{name}{joint}{word}" for word in words for joint in ("", "_", "-")]
+    masks = next((folder / own for own in beside if (folder / own).is_dir()), None)
+    if masks is not None:
+        found = _pair_two(folder / name, masks)
+        found.layout = f"{name}/ and {masks.name}/"
+        return found
+    within = folder / name
+    found = _pair_folders(within) if (within / "images").is_dir() else _pair_neighbours(within)
+    if not found.pairs and found.without_mask:
+        raise DataError(
+            f"{within}: {len(found.without_mask)} images without masks. Beside {name}/ there "
+            f"should be {name}annot/ or {name}_masks/{_seen(folder, name)}. {LAYOUTS}"
+        )
+    found.layout = f"{found.layout}, in {name}/"
+    return found
 
 
 def _pair_neighbours(folder: Path) -> Pairing:
     files = _image_files(folder)
     masks = _by_stem((path for path in files if is_mask_name(path)), drop=len(_MASK_ENDING))
     images = _by_stem(path for path in files if not is_mask_name(path))
-    return _match(images, masks, "NAME and NAME_mask in one folder", folder)
+    found = _match(images, masks, folder)
+    found.layout = "NAME and NAME_mask in one folder"
+    return found
 
 
-def _match(
-    images: dict[str, list[Path]], masks: dict[str, list[Path]], layout: str, folder: Path
-) -> Pairing:
-    found = Pairing(layout=layout)
+def _match(images: dict[str, list[Path]], masks: dict[str, list[Path]], folder: Path) -> Pairing:
+    found = Pairing()
     for stem in sorted(images.keys() | masks.keys()):
         mine, theirs = images.get(stem, []), masks.get(stem, [])
         for files in (mine, theirs):
@@ -214,113 +305,7 @@ def find_images(path: str | Path) -> list[Path]:
     folder = path / "images" if (path / "images").is_dir() else path
     images = [file for file in _image_files(folder) if not is_mask_name(file)]
     if not images:
-        raise DataError(f"{folder}: no image files in it, expected {' '.join(SUFFIXES)}")
+        raise DataError(
+            f"{folder}: no image files in it, expected {' '.join(SUFFIXES)}{_seen(folder)}"
+        )
     return images
-
-
-def split_pairs(
-    pairs: Sequence[Pair], folder: str | Path, val_fraction: float = 0.2, seed: int = 0
-) -> Split:
-    """Divide pairs into those to train on and those to check on.
-
-    ``train.txt`` and ``val.txt`` in the folder decide if they exist: one name per line, without
-    suffix; blank lines and lines beginning with ``#`` do not count. With only one of the two,
-    the other part is everything that the file does not name. With both, what neither names is
-    left out. Without them the split is drawn by file from `seed`; the same names and seed
-    give the same split on every machine.
-
-    Parameters
-    ----------
-    pairs : sequence of Pair
-        Two or more, from `find_pairs`.
-    folder : str or Path
-        The data folder.
-    val_fraction : float
-        Share of files to check on, between 0 and 1, without lists; at least one file
-        is always left to either part.
-    seed : int
-        Of the drawn split.
-
-    Returns
-    -------
-    Split
-        Both parts sorted by name.
-
-    Raises
-    ------
-    DataError
-        If a list has names that are not in the folder (all are listed), names in both lists,
-        an empty part; or if there is only one pair.
-    ValueError
-        If `val_fraction` is not between 0 and 1.
-    """
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"split_pairs: val_fraction={val_fraction}, expected between 0 and 1")
-    ordered = sorted(pairs, key=lambda pair: pair.stem)
-    listed = listed_split(ordered, folder)
-    if listed is not None:
-        return listed
-    if len(ordered) < 2:
-        raise DataError(
-            f"{folder}: {len(ordered)} pair of image and mask, expected at least 2: one to train "
-            "on and one to check on. Add a pair, or cut the image and its mask in two files each."
-        )
-    return _drawn_split(ordered, val_fraction, seed)
-
-
-def _drawn_split(ordered: list[Pair], val_fraction: float, seed: int) -> Split:
-    count = min(max(round(len(ordered) * val_fraction), 1), len(ordered) - 1)
-    chosen = set(np.random.default_rng(seed).permutation(len(ordered))[:count].tolist())
-    train = [pair for index, pair in enumerate(ordered) if index not in chosen]
-    val = [pair for index, pair in enumerate(ordered) if index in chosen]
-    return Split(train, val, f"drawn by file with seed {seed}: {len(train)} + {len(val)}")
-
-
-def listed_split(pairs: Sequence[Pair], folder: str | Path) -> Split | None:
-    """The split that ``train.txt`` and ``val.txt`` name, or None where neither exists."""
-    files = {part: Path(folder) / f"{part}.txt" for part in ("train", "val")}
-    files = {part: file for part, file in files.items() if file.is_file()}
-    by_stem = {pair.stem: pair for pair in pairs}
-    named = {part: _read_list(file, by_stem) for part, file in files.items()}
-    if not named:
-        return None
-    for part, other in (("train", "val"), ("val", "train")):
-        if part not in named:
-            named[part] = by_stem.keys() - named[other]
-    return _named_split(Path(folder), by_stem, named, [file.name for file in files.values()])
-
-
-def _named_split(
-    folder: Path, by_stem: dict[str, Pair], named: dict[str, set[str]], files: list[str]
-) -> Split:
-    both = sorted(named["train"] & named["val"])
-    if both:
-        raise DataError(
-            f"{folder}: in train.txt and in val.txt: {listing(both)}. "
-            "Take each name out of one of them, or the score is not honest."
-        )
-    for part, stems in named.items():
-        if not stems:
-            raise DataError(f"{folder}: {' and '.join(files)} leave no pair for {part}")
-    train, val = ([by_stem[s] for s in sorted(named[part])] for part in ("train", "val"))
-    left = len(by_stem) - len(train) - len(val)
-    how = f"by {' and '.join(files)}: {len(train)} + {len(val)}"
-    return Split(train, val, how + (f", {left} in neither" if left else ""))
-
-
-def _read_list(file: Path, by_stem: dict[str, Pair]) -> set[str]:
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    names = [line for line in lines if line and not line.startswith("#")]
-    stems = {name: name if name in by_stem else _without_suffix(name) for name in names}
-    unknown = [name for name, stem in stems.items() if stem not in by_stem]
-    if unknown:
-        raise DataError(
-            f"{file}: {len(unknown)} of {len(names)} names have no pair of image and mask here: "
-            f"{listing(unknown)}. Write one name per line, as the image files are called, without "
-            "suffix."
-        )
-    return set(stems.values())
-
-
-def _without_suffix(name: str) -> str:
-    return Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from minidl import kernels
 
 from .masks import IGNORE_INDEX
+from .objects import check_mask, label_objects
 
 
 def distance_to(mask: np.ndarray) -> np.ndarray:
@@ -35,7 +37,7 @@ def distance_to(mask: np.ndarray) -> np.ndarray:
     ----------
     P. Felzenszwalb, D. Huttenlocher 2012, "Distance Transforms of Sampled Functions".
     """
-    _check("distance_to", "mask", mask)
+    check_mask("distance_to", "mask", mask)
     return kernels.distance.distances(mask != 0, two=False)[0]
 
 
@@ -59,61 +61,8 @@ def two_distances(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ValueError, TypeError
         As `distance_to`.
     """
-    _check("two_distances", "instances", instances)
+    check_mask("two_distances", "instances", instances)
     return kernels.distance.distances(instances, two=True)
-
-
-def label_objects(mask: np.ndarray, corners: bool = False) -> np.ndarray:
-    """Number the connected objects of a mask.
-
-    Parameters
-    ----------
-    mask : ndarray of shape (H, W), bool or integer
-        0 is no object. Neighbours of different values belong to different objects.
-    corners : bool
-        Whether pixels that touch at a corner only belong together.
-
-    Returns
-    -------
-    ndarray of shape (H, W), int32
-        0, and 1, 2, ... in the order in which reading meets the objects.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `distance_to`.
-    """
-    _check("label_objects", "mask", mask)
-    return kernels.distance.components(mask, corners)[0]
-
-
-def separate(instances: np.ndarray) -> np.ndarray:
-    """Part touching objects by a ridge of background, as U-Net's targets were made.
-
-    Parameters
-    ----------
-    instances : ndarray of shape (H, W), integer
-        As for `two_distances`.
-
-    Returns
-    -------
-    ndarray of shape (H, W), the same type
-        A copy, with 0 in each pixel that had another object above, below, left or right of it: two
-        pixels wide, one from either object. Objects no more than two pixels thick may vanish.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `distance_to`.
-    """
-    _check("separate", "instances", instances)
-    ridge = np.zeros(instances.shape, bool)
-    for axis in (0, 1):
-        a, b = (slice(None),) * axis + (slice(-1),), (slice(None),) * axis + (slice(1, None),)
-        touching = (instances[a] != instances[b]) & (instances[a] != 0) & (instances[b] != 0)
-        ridge[a] |= touching
-        ridge[b] |= touching
-    return np.where(ridge, instances.dtype.type(0), instances)
 
 
 def separation(
@@ -203,7 +152,7 @@ def weight_map(
     >>> print(weight_map(mask, class_weights=(1, 1))[0].round(2))  # a gap of three pixels
     [1.   1.   8.26 8.26 8.26 1.   1.  ]
     """
-    _check("weight_map", "mask", mask)
+    check_mask("weight_map", "mask", mask)
     counted = mask != IGNORE_INDEX
     objects = np.where(counted, mask, 0)
     classes = (objects != 0).astype(np.int64) if instances else objects.astype(np.int64)
@@ -224,13 +173,48 @@ def weight_map(
 
 
 def _balanced(classes: np.ndarray) -> np.ndarray:
-    pixels = np.bincount(classes, minlength=1)
+    return _balance(np.bincount(classes, minlength=1))
+
+
+def _balance(pixels: np.ndarray) -> np.ndarray:
+    """Weights by which each class that occurs has the same share, with a mean of 1."""
     present = max(np.count_nonzero(pixels), 1)
-    return classes.size / (present * np.maximum(pixels, 1)) * (pixels > 0)
+    return pixels.sum() / (present * np.maximum(pixels, 1)) * (pixels > 0)
 
 
-def _check(function: str, name: str, mask: np.ndarray) -> None:
-    if mask.ndim != 2 or 0 in mask.shape:
-        raise ValueError(f"{function}: {name} of shape {mask.shape}, expected (H, W)")
-    if mask.dtype.kind not in "biu":
-        raise TypeError(f"{function}: {name} of {mask.dtype}, expected booleans or integers")
+@dataclass(frozen=True)
+class WeightMap:
+    """Which weight map `batches` shall give; see `weight_map`.
+
+    Attributes
+    ----------
+    w0, sigma, everywhere
+        As for `weight_map`.
+    class_weights : tuple of float, optional
+        Weight of class 0, 1, ... If not given, those that give each class the same share in the
+        whole training set, with a mean of 1. All 1 for the gaps alone, where the loss itself has
+        weights for classes.
+    """
+
+    w0: float = 10.0
+    sigma: float = 5.0
+    class_weights: tuple[float, ...] | None = None
+    everywhere: bool = False
+
+    def __post_init__(self) -> None:
+        separation(np.zeros(1), np.zeros(1), self.w0, self.sigma)
+
+    def for_set(self, class_counts: np.ndarray) -> WeightMap:
+        """The same with the class weights of a set that has so many pixels of each class."""
+        if self.class_weights is not None:
+            if len(self.class_weights) != len(class_counts):
+                raise ValueError(
+                    f"WeightMap: {len(self.class_weights)} class_weights, expected "
+                    f"{len(class_counts)}, one for each class"
+                )
+            return self
+        return replace(self, class_weights=tuple(_balance(class_counts).tolist()))
+
+    def __call__(self, mask: np.ndarray, instances: bool) -> np.ndarray:
+        """The map of one mask, or of the numbers of its objects."""
+        return weight_map(mask, instances, self.w0, self.sigma, self.class_weights, self.everywhere)

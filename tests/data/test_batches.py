@@ -83,7 +83,7 @@ def test_same_seed_same_bits_and_resume_in_the_middle(tmp_path):
 def test_cache_does_not_change_anything(tmp_path):
     kept, unkept = _dataset(tmp_path), _dataset(tmp_path, cache_bytes=500)
     assert _equal(batches(kept, 2, 8, steps=6), batches(unkept, 2, 8, steps=6))
-    assert len(kept._cache) == 5 and len(unkept._cache) == 1
+    assert len(kept.cache) == 5 and len(unkept.cache) == 1
 
 
 def test_each_epoch_is_a_permutation(tmp_path):

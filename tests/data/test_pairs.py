@@ -1,12 +1,21 @@
 """Pairing and splitting: by names, in every order of the file system."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from folders import halves, neighbours, noise, save
 
-from minidl.data import DataError, Pair, find_images, find_pairs, split_pairs
+from minidl.data import (
+    DataError,
+    Pair,
+    check_folder,
+    find_images,
+    find_pairs,
+    listed_part,
+    split_pairs,
+)
 
 
 def _pairs(count):
@@ -69,7 +78,7 @@ def test_folders_that_hold_no_data(tmp_path):
         find_pairs(tmp_path)
     (tmp_path / "masks").mkdir()
     (tmp_path / "labels").mkdir()
-    with pytest.raises(DataError, match="images/ with both masks/ and labels/"):
+    with pytest.raises(DataError, match="images/ with masks/ and labels/, expected one"):
         find_pairs(tmp_path)
 
 
@@ -143,3 +152,88 @@ def test_wrong_lists(tmp_path):
     (tmp_path / "train.txt").write_text("00\n01\n02\n")
     with pytest.raises(DataError, match=r"train\.txt leave no pair for val"):
         split_pairs(_pairs(3), tmp_path)
+
+
+def _parts(folder, *names):
+    for number, name in enumerate(names):
+        for k in range(2):
+            save(folder / name / f"f{number}{k}.png", noise(k))
+
+
+@pytest.mark.parametrize("ending", ["annot", "_masks", "-labels", "_mask", "gt"])
+def test_parts_beside_their_masks(tmp_path, ending):
+    for part in ("train", "validation", "test"):
+        _parts(tmp_path / "x", part)
+        for k in range(2):
+            os.rename(
+                tmp_path / "x" / part / f"f0{k}.png", tmp_path / "x" / part / f"{part}{k}.png"
+            )
+            save(tmp_path / "x" / f"{part}{ending}" / f"{part}{k}.png", halves())
+    found = find_pairs(tmp_path / "x")
+    assert [(p.stem, p.part) for p in found] == [
+        (f"{name}{k}", part)
+        for name, part in (("test", "test"), ("train", "train"), ("validation", "val"))
+        for k in range(2)
+    ]
+    assert found[2].mask == tmp_path / "x" / f"train{ending}" / "train0.png"
+    split = split_pairs(found, tmp_path / "x")
+    assert _stems(split.train) == ["train0", "train1"]
+    assert _stems(split.val) == ["validation0", "validation1"]
+    assert split.how == "by folders: 2 + 2, 2 in neither"
+    assert _stems(listed_part(found, tmp_path, "test")) == ["test0", "test1"]
+
+
+def test_parts_that_are_data_folders_and_share_names(tmp_path):
+    neighbours(tmp_path / "train", 3)
+    for k in range(2):
+        save(tmp_path / "val" / "images" / f"p{k}.png", noise(k))
+        save(tmp_path / "val" / "labels" / f"p{k}.png", halves())
+    found = find_pairs(tmp_path)
+    assert _stems(found) == ["train/p0", "train/p1", "train/p2", "val/p0", "val/p1"]
+    assert _stems(split_pairs(found, tmp_path).val) == ["val/p0", "val/p1"]
+    (tmp_path / "train.txt").write_text("p0\np2.png\n")
+    (tmp_path / "val.txt").write_text("some/where/p1.png\n")
+    split = split_pairs(found, tmp_path)
+    assert _stems(split.train) == ["train/p0", "train/p2"] and _stems(split.val) == ["val/p1"]
+    assert listed_part(found, tmp_path, "val") == split.val
+
+
+def test_what_is_for_testing_is_not_trained_on(tmp_path):
+    pairs = [replace(pair, part="test" if k < 3 else "train") for k, pair in enumerate(_pairs(8))]
+    split = split_pairs(pairs, tmp_path)
+    assert sorted(_stems(split.train + split.val)) == _stems(pairs[3:])
+    (tmp_path / "val.txt").write_text("04\n")
+    split = split_pairs(pairs, tmp_path)
+    assert _stems(split.train) == ["03", "05", "06", "07"]
+    with pytest.raises(DataError, match=r"neither names in a file val\.txt nor pairs in a folder"):
+        listed_part(pairs, tmp_path / "none", "val")
+
+
+def test_regions(tmp_path):
+    for k in range(2):
+        save(tmp_path / "images" / f"p{k}.png", noise(k))
+        save(tmp_path / "masks" / f"p{k}_mask.png", halves())
+        save(tmp_path / "fov" / f"p{k}.png", halves())
+    assert [pair.region.name for pair in find_pairs(tmp_path)] == ["p0.png", "p1.png"]
+    assert check_folder(tmp_path).layout == "images/ and masks/, of which fov/ says what counts"
+    (tmp_path / "fov" / "p1.png").unlink()
+    with pytest.raises(DataError, match=r"images without a region: p1\.png"):
+        find_pairs(tmp_path)
+
+
+def test_errors_say_what_is_there_and_what_should_be(tmp_path):
+    _parts(tmp_path, "images", "truth", "more")
+    with pytest.raises(
+        DataError, match=r"without masks/ or labels/, only more/, truth/\. Expected"
+    ):
+        find_pairs(tmp_path)
+    _parts(tmp_path / "x", "train", "train_truth")
+    with pytest.raises(DataError, match=r"2 images without masks\. Beside train/ there should be "
+                       r"trainannot/ or train_masks/, only train_truth/"):  # fmt: skip
+        find_pairs(tmp_path / "x")
+    (tmp_path / "y" / "pictures").mkdir(parents=True)
+    (tmp_path / "y" / "truth").mkdir()
+    with pytest.raises(DataError, match=r"no image files in it \(.*\), only pictures/, truth/\."):
+        find_pairs(tmp_path / "y")
+    with pytest.raises(DataError, match=r"expected .*, only pictures/, truth/"):
+        find_images(tmp_path / "y")

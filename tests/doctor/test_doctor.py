@@ -202,15 +202,15 @@ def test_classes_that_one_part_lacks(tmp_path):
 def test_strange_layouts_get_a_hint(tmp_path):
     for k in range(3):
         save(tmp_path / "a" / "images" / f"{k}.png", noise(k))
-        save(tmp_path / "a" / "instances" / f"{k}.png", halves())
+        save(tmp_path / "a" / "truth" / f"{k}.png", halves())
         for part in ("train", "val"):
             save(tmp_path / "b" / part / f"{part}{k}.png", noise(k))
-            save(tmp_path / "b" / f"{part}annot" / f"{part}{k}.png", halves())
+            save(tmp_path / "b" / f"{part}_seg" / f"{part}{k}.png", halves())
         save(tmp_path / "c" / f"x{k}.png", noise(k))
         save(tmp_path / "c" / f"x{k}_seg.png", halves())
     assert "rename it to masks/" in titles(examine(tmp_path / "a"), "error")
     text = titles(examine(tmp_path / "b"), "error")
-    assert "train/ and trainannot/ share 3 names" in text and "into val.txt" in text
+    assert "train/ and train_seg/ share 3 names" in text and "into val.txt" in text
     assert "rename _seg to _mask" in titles(examine(tmp_path / "c"), "error")
     assert "no such folder" in titles(examine(tmp_path / "nowhere"), "error")
 
