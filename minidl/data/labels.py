@@ -166,9 +166,6 @@ def judge_objects(counts: Counts, labels: Sequence[int] | None) -> list[Problem]
             )
         ]
     seen = sorted({value for own in counts.values() for value in own})
-    if seen[0] < 0:
-        below = [name for name, own in counts.items() if min(own) < 0]
-        return [Problem("object numbers below 0", below, "Number objects from 1 on.")]
     if len(seen) < 2:
         return [_single_valued(seen, len(counts))]
     if len(seen) == 2 and seen[0] == 0 and len(counts) > 1:

@@ -10,14 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minidl.data import (
+    Augmentation,
     DataError,
     Dataset,
     MaskKind,
     Normaliser,
+    WeightMap,
     batches,
     find_pairs,
     pad_to_multiple,
+    weight_map,
 )
+from minidl.prefetch import prefetch
 
 KIND = MaskKind(values=(0, 3, 255))
 PLAIN = Normaliser((0.0,), (1.0,))
@@ -205,3 +209,149 @@ def test_padding_refuses():
         pad_to_multiple(np.zeros((3, 3, 1)), 0)
     with pytest.raises(ValueError, match=r"shape \(3, 3\), expected \(H, W, C\)"):
         pad_to_multiple(np.zeros((3, 3)), 2)
+
+
+def test_any_batch_can_be_asked_for_by_its_number(tmp_path):
+    dataset = _dataset(tmp_path)
+    stream = batches(dataset, 3, 8, start=2, steps=9)
+    assert (stream.start, stream.stop, stream.pictures) == (2, 9, 5)
+    late = [stream[number] for number in (8, 0, 4)]
+    every = list(batches(dataset, 3, 8, steps=9))
+    assert _equal(late, [every[8], every[0], every[4]])
+    assert _equal(list(stream), every[2:])
+    with pytest.raises(IndexError, match="batch 9, expected 0 to below 9"):
+        stream[9]
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(tmp_path):
+    dataset = _dataset(tmp_path, cache_bytes=700)
+    options = {"augment": "elastic", "foreground": 0.5, "weights": WeightMap(), "steps": 12}
+    streams = []
+    for workers in (1, 4):
+        with prefetch(batches(dataset, 3, 8, **options), workers=workers) as items:
+            streams.append(list(items))
+    for one, other in zip(*streams, strict=True):
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+
+
+def _half_empty(folder, front=4, empty=12):
+    for index in range(front + empty):
+        save(folder / f"p{index:02}.png", np.full((4, 4), index, np.uint8))
+        mask = halves(size=(4, 4)) if index < front else np.zeros((4, 4), np.uint8)
+        save(folder / f"p{index:02}_mask.png", mask)
+    return Dataset(find_pairs(folder), MaskKind(), PLAIN)
+
+
+@pytest.mark.parametrize("share, kept", [(0.0, 0), (0.2, 1), (0.5, 4), (0.7, 9), (0.9, 12)])
+def test_empty_pictures_are_drawn_less_often(tmp_path, share, kept):
+    stream = batches(_half_empty(tmp_path), 1, None, empty=share)
+    assert stream.pictures == 4 + kept
+    epochs = [
+        sorted(int(stream[e * stream.pictures + k][0].max()) for k in range(stream.pictures))
+        for e in range(12)
+    ]
+    for epoch in epochs:
+        assert epoch[:4] == [0, 1, 2, 3] and len(set(epoch)) == 4 + kept
+    # In turn: after as many epochs as there are empty pictures each has come equally often.
+    seen = [index for epoch in epochs for index in epoch if index >= 4]
+    assert {seen.count(index) for index in range(4, 16)} == {kept}
+
+
+def test_without_foreground_anywhere_empty_pictures_are_all_there_is(tmp_path):
+    dataset = _half_empty(tmp_path, front=0)
+    assert batches(dataset, 1, None, empty=0.1).pictures == 12
+    with pytest.raises(ValueError, match=r"empty=1\.0, expected from 0 to below 1"):
+        batches(dataset, 1, None, empty=1.0)
+
+
+def _weighty(folder, **kind):
+    """A set whose images say what the weight of each pixel is, in hundredths."""
+    rng = np.random.default_rng(4)
+    for index in range(3):
+        numbers = np.zeros((40, 50), np.uint16)
+        for number in range(1, 9):
+            row, column = rng.integers(0, 34), rng.integers(0, 44)
+            numbers[row : row + 6, column : column + 6] = number
+        save(folder / f"p{index}.png", noise(index, numbers.shape))
+        save(folder / f"p{index}_mask.png", numbers if kind else (numbers > 0).astype(np.uint8))
+    kind = MaskKind(dtype="uint16", values=(0, 1), **kind) if kind else MaskKind(values=(0, 1))
+    plain = Dataset(find_pairs(folder), kind, PLAIN)
+    recipe = WeightMap(class_weights=(1.0, 3.0), sigma=3.0)
+    for index in range(3):
+        weights = np.rint(plain.weights(index, recipe) * 100).astype(np.uint16)
+        save(folder / f"p{index}.png", weights)
+    return Dataset(find_pairs(folder), kind, PLAIN), recipe
+
+
+@pytest.mark.parametrize("kind", [{}, {"instances": True}], ids=str)
+@pytest.mark.parametrize("crop", [24, (60, 30), None])
+def test_weights_move_with_their_image(tmp_path, kind, crop):
+    dataset, recipe = _weighty(tmp_path, **kind)
+    heavy = 0
+    for x, y, w in batches(dataset, 2, crop, steps=10, weights=recipe):
+        assert w.shape == y.shape and w.dtype == np.float32 and w.flags.c_contiguous
+        inside = y != -100
+        np.testing.assert_allclose(w[inside], x[..., 0][inside] / 100, atol=0.0051)
+        assert not w[~inside].any()
+        heavy += np.count_nonzero(w[y == 0] > 2)
+    assert heavy > 10  # gaps between objects
+
+
+@pytest.mark.parametrize("kind", [{}, {"instances": True}], ids=str)
+def test_deformed_weights_are_those_of_the_pixel_whose_class_is_taken(tmp_path, kind):
+    dataset, recipe = _weighty(tmp_path, **kind)
+    known = {
+        (int(c), float(w))
+        for k in range(3)
+        for c, w in zip(dataset.raw(k)[1].ravel(), dataset.weights(k, recipe).ravel(), strict=True)
+    } | {(-100, 0.0)}
+    augment = Augmentation(rotation=180, scale=0.3, elastic=3, flips=True)
+    close, count = 0, 0
+    for x, y, w in batches(dataset, 2, 24, steps=10, augment=augment, weights=recipe):
+        assert {(int(c), float(v)) for c, v in zip(y.ravel(), w.ravel(), strict=True)} <= known
+        close += np.count_nonzero(np.abs(w - x[..., 0] / 100)[y != -100] < 0.5)
+        count += np.count_nonzero(y != -100)
+    assert close > 0.8 * count  # the image is interpolated, and says the same but at edges
+
+
+def test_weights_know_objects_beyond_the_crop_and_balance_the_set(tmp_path):
+    image = np.zeros((20, 40), np.uint8)
+    mask = image.copy()
+    mask[:, :10] = mask[:, 14:] = 255
+    save(tmp_path / "a.png", image)
+    save(tmp_path / "a_mask.png", mask)
+    save(tmp_path / "b.png", image)
+    save(tmp_path / "b_mask.png", image)
+    dataset = Dataset(find_pairs(tmp_path), MaskKind(), PLAIN)
+    background, front = (40 + 4) * 20, 36 * 20
+    balance = 1600 / (2 * background), 1600 / (2 * front)
+    whole = weight_map(mask // 255, class_weights=balance)
+    stream = batches(dataset, 1, (20, 4), steps=200, augment="none", weights=WeightMap())
+    cuts = {w.tobytes() for _, _, w in stream}
+    expected = [whole[:, k : k + 4] for k in range(37)] + [np.full((20, 4), balance[0])]
+    assert cuts <= {np.float32(part).tobytes() for part in expected} and len(cuts) > 6
+    np.testing.assert_array_equal(dataset.class_counts(), [background, front])
+    with pytest.raises(ValueError, match="3 class_weights, expected 2, one for each class"):
+        batches(dataset, 1, 4, weights=WeightMap(class_weights=(1, 2, 3)))
+    with pytest.raises(ValueError, match="sigma=0"):
+        WeightMap(sigma=0)
+
+
+def test_pixels_outside_the_region_do_not_count(tmp_path):
+    inside = np.tri(12, 16, 3, bool)
+    for k in range(2):
+        save(tmp_path / "images" / f"p{k}.png", noise(k))
+        save(tmp_path / "masks" / f"p{k}.png", halves())
+        save(tmp_path / "region" / f"p{k}.png", inside)
+    dataset = Dataset(find_pairs(tmp_path), MaskKind(), PLAIN)
+    np.testing.assert_array_equal(dataset[0][1], np.where(inside, halves() > 0, -100))
+    assert dataset.weights(0, WeightMap())[~inside].max() == 0
+    assert dataset.class_counts(1).sum() == inside.sum()
+    save(tmp_path / "region" / "p1.png", halves(size=(3, 3)))
+    with pytest.raises(DataError, match=r"region/p1\.png is 3 x 3 .*, the mask 12 x 16"):
+        Dataset(find_pairs(tmp_path), MaskKind())
+    save(tmp_path / "region" / "p1.png", halves(value=0))
+    with pytest.raises(
+        DataError, match=r"region/p1\.png: all 0, so that no pixel of p1\.png counts"
+    ):
+        Dataset(find_pairs(tmp_path), MaskKind())

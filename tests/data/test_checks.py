@@ -6,7 +6,7 @@ import tifffile
 from folders import halves, neighbours, noise, save
 from PIL import Image
 
-from minidl.data import DataError, check_folder
+from minidl.data import DataError, Dataset, MaskKind, check_folder
 
 
 def _titles(problems):
@@ -211,3 +211,53 @@ def test_nothing_is_written(tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     check_folder(tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def _numbered(folder, count=4):
+    for k in range(count):
+        mask = np.zeros((12, 16), np.uint16)
+        mask[2:6, 1:5], mask[2:6, 5 : 9 + k] = 1, 2  # two that touch
+        for number in range(3, 12 + k):
+            mask[8, number] = number
+        save(folder / f"p{k}.png", noise(k))
+        save(folder / f"p{k}_mask.png", mask)
+    return folder
+
+
+def test_masks_that_number_objects(tmp_path):
+    error = _one_error(_numbered(tmp_path), max_classes=8)
+    assert "`instances` (minidl train DATA --instances)" in error.advice
+    report = check_folder(tmp_path, instances=True)
+    assert not report.errors and report.num_classes == 2
+    assert report.mask_kind == MaskKind(".png", (0, 1), "uint16", instances=True)
+    assert report.objects == [11, 12, 13, 14]
+    # Of touching columns both go; objects of one pixel that lie side by side vanish.
+    front = sum(4 * 3 + 4 * (3 + k) for k in range(4))
+    assert report.class_counts.tolist() == [4 * 192 - front, front]
+    assert "50 numbered objects, 11 to 14 in a picture, as class 1" in report.text()
+    dataset = Dataset(report.pairs, report.mask_kind)
+    np.testing.assert_array_equal(dataset.class_counts(), report.class_counts)
+
+
+def test_what_cannot_be_numbers_of_objects(tmp_path):
+    neighbours(tmp_path / "a", 3)
+    title = _one_error(tmp_path / "a", instances=True).title
+    assert title == "masks that do not number objects: nothing but 0 and 255 in any"
+    _numbered(tmp_path / "b")
+    title = _one_error(tmp_path / "b", instances=True, labels=(0, 1)).title
+    assert "numbers of objects are no classes" in title
+    tifffile.imwrite(tmp_path / "b" / "p9.tif", noise())
+    tifffile.imwrite(tmp_path / "b" / "p9_mask.tif", np.full((12, 16), -4, np.int16))
+    assert "object number -4, expected 0" in _one_error(tmp_path / "b", instances=True).title
+
+
+def test_only_the_region_is_counted(tmp_path):
+    for k in range(2):
+        save(tmp_path / "images" / f"p{k}.png", noise(k))
+        save(tmp_path / "labels" / f"p{k}.png", halves())
+        save(tmp_path / "fov" / f"p{k}.png", np.tri(12, 16, 3, bool))
+    report = check_folder(tmp_path)
+    inside = np.tri(12, 16, 3, bool)
+    assert report.class_counts.tolist() == [2 * inside[:, :8].sum(), 2 * inside[:, 8:].sum()]
+    save(tmp_path / "fov" / "p1.png", halves(size=(5, 6)))
+    assert "fov/p1.png is 5 x 6" in _one_error(tmp_path).title

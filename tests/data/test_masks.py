@@ -36,6 +36,7 @@ def test_ignore_becomes_minus_100_and_comes_back():
     [
         MaskKind(),
         MaskKind(".tif", (0, 1), "bool"),
+        MaskKind(".png", (0, 1), "uint16", instances=True, parted=False),
         MaskKind(".png", (0, 2), palette=((0, 0, 0), (1, 2, 3), (4, 5, 6)), ignore=9),
     ],
     ids=str,
@@ -73,3 +74,48 @@ def test_wrong_classes(classes, error, message):
 def test_impossible_kinds(options, message):
     with pytest.raises(ValueError, match=message):
         MaskKind(**options)
+
+
+NUMBERED = np.array(
+    [[0, 7, 7, 7, 2, 2, 2], [0, 7, 7, 7, 2, 2, 2], [5, 0, 0, 9, 9, 0, 0]], np.uint16
+)
+
+
+def test_numbered_objects_are_one_class_parted_where_they_touch():
+    kind = MaskKind(values=(0, 1), dtype="uint16", instances=True, ignore=9)
+    expected = [[0, 1, 1, 0, 0, 1, 1], [0, 1, 1, 0, 0, 1, 1], [1, 0, 0, -100, -100, 0, 0]]
+    assert kind.num_classes == 2
+    assert kind.to_classes(NUMBERED).tolist() == expected
+    assert kind.to_objects(NUMBERED)[1].tolist() == [0, 7, 7, 0, 0, 2, 2]
+    whole = MaskKind(values=(0, 1), dtype="uint16", instances=True, parted=False)
+    np.testing.assert_array_equal(whole.to_classes(NUMBERED), NUMBERED > 0)
+    np.testing.assert_array_equal(whole.to_objects(NUMBERED), NUMBERED)
+    with pytest.raises(DataError, match=r"a\.tif: object number -3, expected 0 or more"):
+        kind.to_classes(np.array([[-3, 1]], np.int32), "a.tif")
+
+
+def test_predictions_of_numbered_objects_are_numbered():
+    kind = MaskKind(values=(0, 1), dtype="uint16", instances=True)
+    classes = np.array([[0, 1, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1]])
+    raw = kind.from_classes(classes)
+    assert raw.dtype == np.uint16
+    assert raw.tolist() == [[0, 1, 0, 2], [0, 1, 1, 0], [3, 0, 0, 4]]
+    pages = kind.from_classes(np.stack([classes, np.eye(4, dtype=int)[:3]]))
+    assert pages[0].tolist() == raw.tolist() and pages[1].max() == 3
+    # Parted and numbered anew, they are the same objects.
+    again = kind.from_classes(kind.to_classes(NUMBERED))
+    pairs = {(int(a), int(b)) for a, b in zip(kind.to_objects(NUMBERED).flat, again.flat)}  # noqa: B905
+    assert sorted(b for _, b in pairs) == list(range(len(pairs)))
+    few = MaskKind(values=(0, 1), dtype="uint8", instances=True)
+    with pytest.raises(ValueError, match="300 objects, but uint8 has numbers up to 255"):
+        few.from_classes((np.arange(600) % 2)[None])
+
+
+def test_objects_of_classes_are_their_connected_parts():
+    raw = np.array([[0, 255, 0, 255], [0, 255, 255, 0]], np.uint8)
+    assert MaskKind().to_objects(raw).tolist() == [[0, 1, 0, 2], [0, 1, 1, 0]]
+
+
+def test_instances_have_no_values_of_their_own():
+    with pytest.raises(ValueError, match=r"instances have values \(0, 1\) and no palette"):
+        MaskKind(instances=True)
