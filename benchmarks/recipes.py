@@ -25,7 +25,7 @@ from typing import Any
 import minidl as md
 from minidl import functional as F
 from minidl import nn, recipe
-from minidl.data import Dataset, batches, split_pairs
+from minidl.data import Dataset, batches, check_folder, split_pairs
 from minidl.evaluate import Evaluation, evaluate
 from minidl.gallery import draw_predictions
 from minidl.prefetch import prefetch
@@ -47,24 +47,27 @@ class Recipe:
     options : as for `minidl train`
     reduce : side of the squares of pixels that are averaged before the network sees them; its
         scores are interpolated back to single pixels
+    instances : whether the masks number objects; see `data.MaskKind`
     """
 
     options: Options
     reduce: int = 1
+    instances: bool = False
 
 
 RECIPES = {
-    "isbi2012_em": Recipe(Options(root=16, depth=4, crop=256, batch_size=4, steps=500)),
+    "isbi2012_em": Recipe(Options(depth=4, crop=256, batch_size=4, steps=500)),
     "cardiac_sunnybrook": Recipe(
-        Options(root=16, depth=5, crop=128, batch_size=8, steps=600, foreground_crops=0.5)
+        Options(depth=5, crop=160, batch_size=8, steps=600, augment="upright", foreground_crops=0.5)
     ),
     "nerve_usgra": Recipe(
-        Options(root=16, depth=5, crop=512, batch_size=8, steps=600, augment="upright"), reduce=4
+        Options(depth=5, crop=512, batch_size=4, steps=800, augment="upright"), reduce=4
     ),
     "camvid": Recipe(
-        Options(root=16, depth=5, crop=320, batch_size=8, steps=500, augment="mirror", ignore=11),
-        reduce=2,
+        Options(depth=5, crop=256, batch_size=8, steps=500, augment="mirror", ignore=11), reduce=2
     ),
+    "nuclei_dsb2018": Recipe(Options(depth=4, crop=256, batch_size=4, steps=450), instances=True),
+    "drive_retina": Recipe(Options(depth=4, crop=256, batch_size=4, steps=450)),
 }
 
 
@@ -101,7 +104,11 @@ class Task:
     def prepare(cls, name: str, data: Path, how: Recipe, progress: Progress) -> Task:
         """As `minidl train` does, up to the first step."""
         options = how.options
-        report = recipe.looked_over(data, options, progress)
+        report = check_folder(
+            data, labels=options.labels, ignore=options.ignore, instances=how.instances
+        )
+        report.raise_if_bad()
+        progress.say(report.text())
         split = split_pairs(report.pairs, data, options.val_fraction, options.seed)
         train = Dataset(split.train, report.mask_kind)
         val = Dataset(split.val, report.mask_kind, train.normaliser)
