@@ -56,18 +56,29 @@ class Recipe:
 
 
 RECIPES = {
-    "isbi2012_em": Recipe(Options(depth=4, crop=256, batch_size=4, steps=500)),
+    "isbi2012_em": Recipe(Options(depth=4, crop=256, batch_size=4, steps=450)),
     "cardiac_sunnybrook": Recipe(
         Options(depth=5, crop=160, batch_size=8, steps=600, augment="upright", foreground_crops=0.5)
     ),
     "nerve_usgra": Recipe(
-        Options(depth=5, crop=512, batch_size=4, steps=800, augment="upright"), reduce=4
+        Options(
+            depth=5, crop=512, batch_size=4, steps=800, augment="upright",
+            class_names=("background", "nerve", "vessel"),
+        ),  # fmt: skip
+        reduce=4,
     ),
     "camvid": Recipe(
-        Options(depth=5, crop=256, batch_size=8, steps=500, augment="mirror", ignore=11), reduce=2
+        Options(
+            depth=5, crop=256, batch_size=8, steps=450, augment="mirror", ignore=11,
+            class_names=(
+                "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car",
+                "pedestrian", "bicyclist",
+            ),
+        ),  # fmt: skip
+        reduce=2,
     ),
-    "nuclei_dsb2018": Recipe(Options(depth=4, crop=256, batch_size=4, steps=450), instances=True),
-    "drive_retina": Recipe(Options(depth=4, crop=256, batch_size=4, steps=450)),
+    "nuclei_dsb2018": Recipe(Options(depth=4, crop=256, batch_size=4, steps=350), instances=True),
+    "drive_retina": Recipe(Options(depth=4, crop=256, batch_size=4, steps=400)),
 }
 
 
