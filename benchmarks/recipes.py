@@ -55,30 +55,33 @@ class Recipe:
     instances: bool = False
 
 
+NERVE = ("background", "nerve", "vessel")
+STREET = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
+CLOSE = {"depth": 4, "crop": 256, "batch_size": 4}
+FAR: dict[str, Any] = {"depth": 5, "augment": "upright"}
+
 RECIPES = {
-    "isbi2012_em": Recipe(Options(depth=4, crop=256, batch_size=4, steps=450)),
+    "isbi2012_em": Recipe(Options(**CLOSE, steps=450)),
     "cardiac_sunnybrook": Recipe(
-        Options(depth=5, crop=160, batch_size=8, steps=600, augment="upright", foreground_crops=0.5)
+        Options(**FAR, crop=160, batch_size=8, foreground_crops=0.5, steps=600)
     ),
     "nerve_usgra": Recipe(
-        Options(
-            depth=5, crop=512, batch_size=4, steps=800, augment="upright",
-            class_names=("background", "nerve", "vessel"),
-        ),  # fmt: skip
-        reduce=4,
+        Options(**FAR, crop=512, batch_size=4, class_names=NERVE, steps=800), reduce=4
     ),
     "camvid": Recipe(
         Options(
-            depth=5, crop=256, batch_size=8, steps=450, augment="mirror", ignore=11,
-            class_names=(
-                "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car",
-                "pedestrian", "bicyclist",
-            ),
-        ),  # fmt: skip
+            depth=5,
+            crop=256,
+            batch_size=8,
+            augment="mirror",
+            ignore=11,
+            class_names=STREET,
+            steps=450,
+        ),
         reduce=2,
     ),
-    "nuclei_dsb2018": Recipe(Options(depth=4, crop=256, batch_size=4, steps=350), instances=True),
-    "drive_retina": Recipe(Options(depth=4, crop=256, batch_size=4, steps=400)),
+    "nuclei_dsb2018": Recipe(Options(**CLOSE, steps=350), instances=True),
+    "drive_retina": Recipe(Options(**CLOSE, steps=400)),
 }
 
 
