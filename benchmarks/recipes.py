@@ -56,7 +56,10 @@ class Recipe:
 
 
 NERVE = ("background", "nerve", "vessel")
-STREET = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
+STREET = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
+    "bicyclist",
+)  # fmt: skip
 CLOSE = {"depth": 4, "crop": 256, "batch_size": 4}
 FAR: dict[str, Any] = {"depth": 5, "augment": "upright"}
 
