@@ -24,10 +24,11 @@ from typing import Any
 
 import minidl as md
 from minidl import functional as F
-from minidl import nn, recipe
+from minidl import recipe
 from minidl.data import Dataset, batches, check_folder, split_pairs
-from minidl.evaluate import Evaluation, evaluate
+from minidl.evaluate import Evaluation
 from minidl.gallery import draw_predictions
+from minidl.models.network import ImageNetwork
 from minidl.prefetch import prefetch
 from minidl.progress import Progress
 from minidl.recipe import Options
@@ -88,20 +89,21 @@ RECIPES = {
 }
 
 
-class Reduced(nn.Module):
+class Reduced(ImageNetwork):
     """A network that sees averages of squares of pixels: cheaper, and it looks further.
 
     Parameters
     ----------
-    network : what maps (N, H, W, C) to scores (N, H, W, classes)
+    network : an `ImageNetwork` that maps (N, H, W, C) to scores (N, H, W, classes)
     factor : side of the squares
     """
 
     def __init__(self, network: Any, factor: int) -> None:
-        super().__init__()
+        super().__init__(network.in_channels, network.num_classes)
         self.network, self.factor, self.multiple = network, factor, factor * network.multiple
 
     def forward(self, x: Any) -> Any:
+        self.check_images(x)
         scores = self.network(F.avg_pool2d(x, self.factor))
         return F.interpolate(scores, scale_factor=self.factor, mode="bilinear")
 
@@ -130,7 +132,7 @@ class Task:
         train = Dataset(split.train, report.mask_kind)
         val = Dataset(split.val, report.mask_kind, train.normaliser)
         segmenter = recipe.new_segmenter(report, train.normaliser, options)
-        settings = recipe.resolve(options, report, segmenter.architecture)
+        settings = recipe.resolve(options, report, segmenter.model)
         for part in (train, val):  # decoding is not to be measured
             for index in range(len(part)):
                 part.raw(index)
@@ -205,7 +207,7 @@ class Record:
         """Everything, in types that JSON knows."""
         assert self.best is not None
         scores = self.best.to_dict()
-        del scores["each"]
+        scores.pop("each", None)
         return {
             "side": self.side,
             "layout": self.layout,
@@ -264,8 +266,7 @@ def run_pytorch(task: Task, out: Path, progress: Progress) -> Record:
 
     def validate(step: int, loss: float) -> None:
         began = time.perf_counter()
-        names = task.segmenter.class_names
-        record.add(step, loss, evaluate(twin, task.val, names, foreground), began)
+        record.add(step, loss, twin.evaluate(task.val, task.segmenter.class_names), began)
 
     with prefetch(task.batches()) as ready:
         torch_recipes.train(twin, ready, settings.lr, settings.steps, every, validate)
@@ -274,14 +275,15 @@ def run_pytorch(task: Task, out: Path, progress: Progress) -> Record:
 
 def write_side(task: Task, record: Record, out: Path) -> None:
     """Write what a side did: SIDE.json and its validations as SIDE.csv."""
-    architecture = task.segmenter.architecture
+    model = task.segmenter.model
+    network = getattr(model, "network", model)
     about = {
         "name": task.name,
         "options": asdict(task.how.options),
         "reduce": task.how.reduce,
         "crop": task.settings.crop,
-        "network": f"U-Net, root {architecture.root}, depth {architecture.depth}",
-        "parameters": sum(p.size for p in task.segmenter.model.parameters()),
+        "network": f"U-Net, root {network.root}, depth {network.depth}",
+        "parameters": sum(p.size for p in model.parameters()),
         "images": [len(task.train), len(task.val)],
     }
     text = json.dumps(about | record.to_dict(), indent=1)

@@ -13,6 +13,10 @@ import torch
 from peers import UNet
 from torch.nn import functional as T
 
+from minidl.data import Dataset, pad_to_multiple
+from minidl.evaluate import Evaluation
+from minidl.metrics import confusion_matrix
+
 LAST_LR = 0.01  # of the first
 
 
@@ -60,7 +64,7 @@ def like(model: Any) -> torch.nn.Module:
 
 
 class Twin:
-    """A `minidl.models.UNet` in PyTorch, with Adam; to `minidl.evaluate` it looks like a network.
+    """A `minidl.models.UNet` in PyTorch, with Adam.
 
     Parameters
     ----------
@@ -73,29 +77,32 @@ class Twin:
     """
 
     def __init__(self, model: Any, foreground: Sequence[int], channels_last: bool) -> None:
-        self.depth, self.multiple = getattr(model, "depth", None), model.multiple
-        self.foreground, self.channels_last = tuple(foreground), channels_last
+        self.multiple, self.channels_last = model.multiple, channels_last
+        self.foreground = tuple(foreground)
         self.network = like(model)
         hand_over(model, self.network)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.Adam(self.network.parameters(), fused=True)
 
-    @property
-    def training(self) -> bool:
-        return self.network.training
-
-    def eval(self) -> None:
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        """Scores (H, W, classes) of an image (H, W, C), mirrored beyond its edges as need be."""
+        padded, place = pad_to_multiple(x, self.multiple)
         self.network.eval()
-
-    def train(self, training: bool) -> None:
-        self.network.train(training)
-
-    def __call__(self, x: Any) -> np.ndarray:
-        """Scores (N, H, W, classes) of images (N, H, W, C)."""
         with torch.inference_mode():
-            scores = self.network(self._images(np.asarray(x)))
-        return np.ascontiguousarray(scores.movedim(1, -1).numpy())
+            scores = self.network(self._images(padded[None]))
+        self.network.train()
+        return scores[0].movedim(0, -1).numpy()[place]
+
+    def evaluate(self, dataset: Dataset, class_names: Sequence[str]) -> Evaluation:
+        """What `minidl.evaluate` does with our networks."""
+        classes = dataset.mask_kind.num_classes
+        matrix = np.zeros((classes, classes), np.int64)
+        for index in range(len(dataset)):
+            x, target = dataset[index]
+            matrix += confusion_matrix(self.scores(x).argmax(axis=-1), target, classes)
+        values = dataset.mask_kind.values
+        return Evaluation(matrix, len(dataset), tuple(class_names), values, self.foreground)
 
     def _images(self, x: np.ndarray) -> torch.Tensor:
         images = torch.from_numpy(x).permute(0, 3, 1, 2)  # channels last without a copy

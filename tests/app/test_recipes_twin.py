@@ -69,15 +69,15 @@ def test_one_step_of_the_twin_is_one_of_ours(model, batch, channels_last):
     assert changed > len(names) / 2  # so that 1e-4 says something
     # Running statistics, and images whose sides are no multiple.
     image = np.random.default_rng(0).standard_normal((19, 30, 3), np.float32)
-    np.testing.assert_allclose(scores_of(twin, image), scores_of(model, image), atol=1e-2)
-    assert twin.training
+    np.testing.assert_allclose(twin.scores(image), scores_of(model, image), atol=1e-2)
+    assert twin.network.training
 
 
 @layouts
 def test_scores_of_the_same_weights(model, batch, channels_last):
     twin = torch_recipes.Twin(model, FOREGROUND, channels_last)
     image = np.random.default_rng(0).standard_normal((19, 30, 3), np.float32)
-    np.testing.assert_allclose(scores_of(twin, image), scores_of(model, image), atol=1e-4)
+    np.testing.assert_allclose(twin.scores(image), scores_of(model, image), atol=1e-4)
 
 
 def test_a_network_of_another_shape_is_refused():
