@@ -113,12 +113,15 @@ class Architecture:
     in_channels, num_classes : int
     settings : mapping of str to anything
         Further arguments of its constructor, in types that JSON knows.
+    reduce : int
+        Side of squares of pixels of which it sees the averages; see `models.Reduced`.
     """
 
     model: str
     in_channels: int
     num_classes: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    reduce: int = 1
 
     @classmethod
     def chosen(
@@ -129,6 +132,7 @@ class Architecture:
         settings: Mapping[str, Any] | None = None,
         root: int | None = None,
         depth: int | None = None,
+        reduce: int = 1,
     ) -> Architecture:
         """As a person asks for it: `root` and `depth` are of U-Nets, where they have defaults."""
         given = {key: value for key, value in (("root", root), ("depth", depth)) if value}
@@ -140,14 +144,15 @@ class Architecture:
                 f"{', '.join(settings_of(model)) if find_network(model) else 'nothing'}, as "
                 "--set NAME=VALUE."
             )
-        return cls(model, in_channels, num_classes, given | dict(settings or {}))
+        return cls(model, in_channels, num_classes, given | dict(settings or {}), reduce)
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Architecture:
         """What `dataclasses.asdict` made of one, also before there were `settings`."""
         named = {key: state[key] for key in ("model", "in_channels", "num_classes")}
         others = {key: value for key, value in state.items() if key not in named}
-        return cls(**named, settings=others.pop("settings", None) or others)
+        reduce = others.pop("reduce", 1)
+        return cls(**named, settings=others.pop("settings", None) or others, reduce=reduce)
 
     def build(self) -> Any:
         """A new network with random weights, from `minidl.manual_seed`.
@@ -161,7 +166,7 @@ class Architecture:
         given = {"in_channels": self.in_channels, "num_classes": self.num_classes}
         model = build(self.model, given | dict(self.settings))
         self._check_scores(model)
-        return model
+        return model if self.reduce == 1 else _reduced(model, self.reduce)
 
     def _check_scores(self, model: Any) -> None:
         from minidl.trace import trace
@@ -176,4 +181,14 @@ class Architecture:
             raise RunError(f"{self}: does not give a score for each pixel. {_choice()}")
 
     def __str__(self) -> str:
-        return " ".join([self.model, *(f"{key}={value}" for key, value in self.settings.items())])
+        words = [self.model, *(f"{key}={value}" for key, value in self.settings.items())]
+        return " ".join(words + [f"reduce={self.reduce}"] * (self.reduce > 1))
+
+
+def _reduced(model: Any, factor: int) -> Any:
+    from minidl.models import Reduced
+
+    try:
+        return Reduced(model, factor)
+    except ValueError as error:
+        raise RunError(str(error)) from error

@@ -49,13 +49,15 @@ class Options:
         Further arguments of its constructor.
     root, depth : int, optional
         Of a U-Net: channels at full resolution (16), and number of resolutions (4).
+    reduce : int
+        The network sees averages of so many by so many pixels, and so looks as many times as far.
     epochs, steps, minutes : number, optional
         Whatever ends first ends the training. Without any of them it takes 5 minutes.
     batch_size : int
         Crops in a step.
     crop : int, optional
         Side in pixels of the squares that are cut out of the images; 0 takes whole images. By
-        itself 256, or what fits into the images.
+        itself 256, times `reduce`, or what fits into the images.
     augment : 'turns', 'mirror', 'none', 'elastic' or 'upright'
         How crops are varied; see `data.batches`.
     foreground_crops : float
@@ -86,6 +88,7 @@ class Options:
     settings: Mapping[str, Any] = field(default_factory=dict)
     root: int | None = None
     depth: int | None = None
+    reduce: int = 1
     epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None
@@ -302,7 +305,7 @@ def new_segmenter(report: Report, normaliser: Normaliser, options: Options) -> S
         )
     architecture = Architecture.chosen(
         options.model, normaliser.channels, report.num_classes,
-        options.settings, options.root, options.depth,
+        options.settings, options.root, options.depth, options.reduce,
     )  # fmt: skip
     manual_seed(options.seed)
     ending = "_mask" if report.pairs[0].mask.stem == report.pairs[0].stem + "_mask" else ""
@@ -358,7 +361,10 @@ def _crop(
     asked: int | None, sizes: Sequence[tuple[int, int]], model: Any
 ) -> tuple[int, int] | None:
     if asked is None:
-        side = min(DEFAULT_CROP, int(np.median([min(size) for size in sizes])))
+        side = min(
+            DEFAULT_CROP * getattr(model, "factor", 1),
+            int(np.median([min(size) for size in sizes])),
+        )
         return fitting_crop(model, side), fitting_crop(model, side)
     if asked == 0:
         return _whole(sizes, model)

@@ -16,7 +16,7 @@ from minidl.models.fcdensenet import FCDenseNet, fc_densenet56, fc_densenet67, f
 from minidl.models.fcn import FCN8s, FCN16s, FCN32s, FCNSlides, fcn8s, fcn16s, fcn32s
 from minidl.models.googlenet import GoogLeNet, googlenet
 from minidl.models.lenet import LeNet5, lenet5
-from minidl.models.multiscale import AtrousPyramid, ImagePyramid
+from minidl.models.multiscale import AtrousPyramid, ImagePyramid, Reduced
 from minidl.models.refinenet import RefineNet
 from minidl.models.resnet import (
     CifarResNet,
@@ -65,6 +65,7 @@ __all__ = [
     "GoogLeNet",
     "ImagePyramid",
     "LeNet5",
+    "Reduced",
     "RefineNet",
     "ResNet",
     "ResNetBackbone",

@@ -17,7 +17,8 @@ spatial pyramid pooling dilated convolutions beside each other    `AtrousPyramid
 `SpatialPyramidPooling`, where the last one comes from, makes a vector of fixed length of a map of
 any size, and so is for classifiers.
 
-`zoom` is the way back from a coarse map to the image.
+`zoom` is the way back from a coarse map to the image, and `Reduced` a network that never sees the
+fine one.
 """
 
 from __future__ import annotations
@@ -183,6 +184,50 @@ class AtrousPyramid(nn.Module):
         """(N, H, W, in_channels) to scores (N, H, W, num_classes)."""
         first, *others = [branch(x) for branch in self.branches]
         return sum(others, first)
+
+
+class Reduced(ImageNetwork):
+    """A network for large things in fine images: it sees averages of squares of pixels.
+
+    It looks `factor` times as far and takes a share of ``1 / factor**2`` of the time. Its scores
+    are interpolated back to the size of the image.
+
+    Parameters
+    ----------
+    network : ImageNetwork
+        Maps (N, H, W, in_channels) to scores (N, H, W, num_classes).
+    factor : int
+        Side of the squares.
+
+    Examples
+    --------
+    >>> from minidl.models import UNet
+    >>> model = Reduced(UNet(1, 2, depth=2, root=2), 4)
+    >>> model.multiple, model(np.zeros((1, 16, 24, 1), np.float32)).shape
+    (8, (1, 16, 24, 2))
+    """
+
+    def __init__(self, network: ImageNetwork, factor: int) -> None:
+        super().__init__(network.in_channels, network.num_classes)
+        check.integers("Reduced", "factor", factor, 1, 1)
+        if getattr(network, "shrink", 0):
+            raise ValueError(
+                "Reduced: the network's scores must be as large as the image, but it cuts off "
+                f"{network.shrink} pixels. Build it with padding='same'."
+            )
+        self.network, self.factor = network, factor
+        self.stride, self.smallest = factor * network.stride, factor * network.smallest
+        self.multiple = factor * network.multiple
+
+    def fitting_size(self, size: int) -> int:
+        """The smallest side of an image, at least `size`, that the network takes."""
+        return self.factor * self.network.fitting_size(-(-size // self.factor))
+
+    def forward(self, x: Any) -> Any:
+        """Images (N, H, W, in_channels) to scores (N, H, W, num_classes)."""
+        self.check_images(x)
+        scores = self.network(F.avg_pool2d(x, self.factor))
+        return F.interpolate(scores, scale_factor=self.factor, mode="bilinear")
 
 
 class ImagePyramid(ImageNetwork):

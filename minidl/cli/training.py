@@ -92,7 +92,12 @@ def _add_train(commands: Any) -> None:
         "--out", type=Path, metavar="RUN", help="run folder to make (runs/NAME-OF-DATA)"
     )
     command.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run")
-    add_network(command)
+    group = add_network(command)
+    group.add_argument(
+        "--reduce", type=types.count, default=1, metavar="N",
+        help="let the network see averages of N x N pixels (1): it then looks N times as far, for "
+        "large things in fine images, and is much faster",
+    )  # fmt: skip
     _add_budget(command)
     _add_learning(command)
     _add_reading(command)

@@ -1,6 +1,7 @@
 """Networks by name: which there are, what they are built with, and that each does the whole job."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -70,6 +71,15 @@ def test_a_unet_has_defaults_and_others_do_not():
     assert Architecture.chosen("segnet", 1, 2, {"width": 4}).settings == {"width": 4}
     with pytest.raises(RunError, match="segnet: no setting root, .* It takes width, as --set"):
         Architecture.chosen("segnet", 1, 2, root=8)
+
+
+def test_a_network_may_see_averages_of_pixels():
+    asked = Architecture.chosen("unet", 1, 2, root=2, depth=2, reduce=4)
+    assert str(asked) == "unet root=2 depth=2 reduce=4"
+    assert Architecture.from_dict(asdict(asked)) == asked
+    assert asked.build().multiple == 8
+    with pytest.raises(RunError, match="scores must be as large as the image, but it cuts off"):
+        Architecture.chosen("unet", 1, 2, {"padding": "valid"}, reduce=2).build()
 
 
 def test_what_cannot_be_is_refused_with_what_can():
@@ -149,6 +159,7 @@ def test_anyone_can_read_a_model_file(tmp_path):
         about = file.metadata()
     assert json.loads(about["architecture"]) == {
         "model": "segnet", "in_channels": 3, "num_classes": 2, "settings": {"width": 2},
+        "reduce": 1,
     }  # fmt: skip
     assert json.loads(about["class_names"]) == ["class 0", "class 1"]
     assert json.loads(about["normaliser"])["std"] == [50.0] * 3

@@ -46,6 +46,7 @@ def test_the_config_says_what_was_resolved(tiny_run, pairs_folder):
     assert config["settings"]["minutes"] is None
     assert config["architecture"] == {
         "model": "unet", "in_channels": 1, "num_classes": 2, "settings": {"depth": 2, "root": 4},
+        "reduce": 1,
     }  # fmt: skip
     assert config["class_names"] == ["nothing", "disc"]
     assert config["foreground"] == [1]

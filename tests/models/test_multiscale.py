@@ -5,7 +5,7 @@ import pytest
 
 from minidl import Tensor, gradcheck, no_grad
 from minidl import functional as F
-from minidl.models import AtrousPyramid, DeepLabV2, ImagePyramid, UNet
+from minidl.models import AtrousPyramid, DeepLabV2, ImagePyramid, Reduced, UNet
 from minidl.models.multiscale import AtrousBranch, scoring, zoom
 from minidl.models.network import ImageNetwork
 
@@ -154,3 +154,22 @@ def test_gradient_reaches_the_scale_that_won():
 def test_unfit_arguments_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ImagePyramid(_Echo(), **settings)
+
+
+def test_a_reduced_network_sees_averages():
+    network = UNet(2, 3, depth=2, root=2, rng=np.random.default_rng(1))
+    x = np.random.default_rng(0).standard_normal((1, 16, 24, 2)).astype(np.float32)
+    averages = x.reshape(1, 4, 4, 6, 4, 2).mean(axis=(2, 4))
+    coarse = network(averages).numpy()
+    fine = Reduced(network, 4)(x).numpy()
+    # Pixel 1 of a coarse pixel lies an eighth of it before its middle.
+    before, here = coarse[:, :1, :-1], coarse[:, :1, 1:]
+    np.testing.assert_allclose(fine[:, :1, 5::4], 0.125 * before + 0.875 * here, atol=1e-5)
+    np.testing.assert_allclose(fine[:, 0, 0], coarse[:, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(fine[:, -1, -1], coarse[:, -1, -1], atol=1e-5)
+    assert Reduced(network, 4).fitting_size(9) == 16
+
+
+def test_a_network_that_cuts_off_pixels_is_not_reduced():
+    with pytest.raises(ValueError, match="Reduced: the network's scores must be as large as the"):
+        Reduced(UNet(1, 2, padding="valid"), 2)
