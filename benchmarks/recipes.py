@@ -84,7 +84,7 @@ RECIPES = {
         ),
         reduce=2,
     ),
-    "nuclei_dsb2018": Recipe(Options(**CLOSE, steps=350), instances=True),
+    "nuclei_dsb2018": Recipe(Options(depth=4, crop=128, batch_size=16, steps=350), instances=True),
     "drive_retina": Recipe(Options(**CLOSE, steps=400)),
 }
 
