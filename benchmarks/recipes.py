@@ -23,12 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import minidl as md
-from minidl import functional as F
 from minidl import recipe
 from minidl.data import Dataset, batches, check_folder, split_pairs
 from minidl.evaluate import Evaluation
 from minidl.gallery import draw_predictions
-from minidl.models.network import ImageNetwork
 from minidl.prefetch import prefetch
 from minidl.progress import Progress
 from minidl.recipe import Options
@@ -39,73 +37,30 @@ SIDES = ("minidl", "pytorch")
 THREADS = 2
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a data set is learnt.
-
-    Attributes
-    ----------
-    options : as for `minidl train`
-    reduce : side of the squares of pixels that are averaged before the network sees them; its
-        scores are interpolated back to single pixels
-    instances : whether the masks number objects; see `data.MaskKind`
-    """
-
-    options: Options
-    reduce: int = 1
-    instances: bool = False
-
-
 NERVE = ("background", "nerve", "vessel")
 STREET = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
     "bicyclist",
 )  # fmt: skip
-CLOSE = {"depth": 4, "crop": 256, "batch_size": 4}
+CLOSE: dict[str, Any] = {"depth": 4, "crop": 256, "batch_size": 4}
 FAR: dict[str, Any] = {"depth": 5, "augment": "upright"}
 
+# What `minidl train` is asked for.
 RECIPES = {
-    "isbi2012_em": Recipe(Options(**CLOSE, steps=450)),
-    "cardiac_sunnybrook": Recipe(
-        Options(**FAR, crop=160, batch_size=8, foreground_crops=0.5, steps=600)
+    "isbi2012_em": Options(**CLOSE, steps=450),
+    "cardiac_sunnybrook": Options(
+        **FAR, crop=160, batch_size=8, foreground_crops=0.5, steps=600
     ),
-    "nerve_usgra": Recipe(
-        Options(**FAR, crop=512, batch_size=4, class_names=NERVE, steps=800), reduce=4
+    "nerve_usgra": Options(
+        **FAR, reduce=4, crop=512, batch_size=4, class_names=NERVE, steps=800
     ),
-    "camvid": Recipe(
-        Options(
-            depth=5,
-            crop=256,
-            batch_size=8,
-            augment="mirror",
-            ignore=11,
-            class_names=STREET,
-            steps=450,
-        ),
-        reduce=2,
+    "camvid": Options(
+        depth=5, reduce=2, crop=256, batch_size=8, augment="mirror", ignore=11,
+        class_names=STREET, steps=450,
     ),
-    "nuclei_dsb2018": Recipe(Options(depth=4, crop=128, batch_size=16, steps=350), instances=True),
-    "drive_retina": Recipe(Options(**CLOSE, steps=400)),
-}
-
-
-class Reduced(ImageNetwork):
-    """A network that sees averages of squares of pixels: cheaper, and it looks further.
-
-    Parameters
-    ----------
-    network : an `ImageNetwork` that maps (N, H, W, C) to scores (N, H, W, classes)
-    factor : side of the squares
-    """
-
-    def __init__(self, network: Any, factor: int) -> None:
-        super().__init__(network.in_channels, network.num_classes)
-        self.network, self.factor, self.multiple = network, factor, factor * network.multiple
-
-    def forward(self, x: Any) -> Any:
-        self.check_images(x)
-        scores = self.network(F.avg_pool2d(x, self.factor))
-        return F.interpolate(scores, scale_factor=self.factor, mode="bilinear")
+    "nuclei_dsb2018": Options(depth=4, crop=128, batch_size=16, instances=True, steps=350),
+    "drive_retina": Options(**CLOSE, steps=400),
+}  # fmt: skip
 
 
 @dataclass
@@ -113,31 +68,26 @@ class Task:
     """A data set read, and a network that fits it."""
 
     name: str
-    how: Recipe
+    how: Options
     settings: Settings
     segmenter: Segmenter
     train: Dataset
     val: Dataset
 
     @classmethod
-    def prepare(cls, name: str, data: Path, how: Recipe, progress: Progress) -> Task:
+    def prepare(cls, name: str, data: Path, how: Options, progress: Progress) -> Task:
         """As `minidl train` does, up to the first step."""
-        options = how.options
-        report = check_folder(
-            data, labels=options.labels, ignore=options.ignore, instances=how.instances
-        )
+        report = check_folder(data, labels=how.labels, ignore=how.ignore, instances=how.instances)
         report.raise_if_bad()
         progress.say(report.text())
-        split = split_pairs(report.pairs, data, options.val_fraction, options.seed)
+        split = split_pairs(report.pairs, data, how.val_fraction, how.seed)
         train = Dataset(split.train, report.mask_kind)
         val = Dataset(split.val, report.mask_kind, train.normaliser)
-        segmenter = recipe.new_segmenter(report, train.normaliser, options)
-        settings = recipe.resolve(options, report, segmenter.model)
+        segmenter = recipe.new_segmenter(report, train.normaliser, how)
+        settings = recipe.resolve(how, report, segmenter.model)
         for part in (train, val):  # decoding is not to be measured
             for index in range(len(part)):
                 part.raw(index)
-        if how.reduce > 1:
-            segmenter.model = Reduced(segmenter.model, how.reduce)
         return cls(name, how, settings, segmenter, train, val)
 
     def trainer(self, watch: Watch | None = None) -> Trainer:
@@ -279,8 +229,7 @@ def write_side(task: Task, record: Record, out: Path) -> None:
     network = getattr(model, "network", model)
     about = {
         "name": task.name,
-        "options": asdict(task.how.options),
-        "reduce": task.how.reduce,
+        "options": asdict(task.how),
         "crop": task.settings.crop,
         "network": f"U-Net, root {network.root}, depth {network.depth}",
         "parameters": sum(p.size for p in model.parameters()),
@@ -312,7 +261,7 @@ def table(out: Path) -> tuple[str, list[dict[str, Any]]]:
         options, crop = ours["options"], " x ".join(map(str, ours["crop"]))
         cells = [
             name,
-            f"{ours['network']}; {options['batch_size']} of {crop}" + _reduced(ours["reduce"]),
+            f"{ours['network']}; {options['batch_size']} of {crop}" + _reduced(options["reduce"]),
             options["steps"],
             *_cells(ours),
             *_cells(theirs),
@@ -345,7 +294,7 @@ def main() -> None:
     for name in arguments.only:
         how = RECIPES[name]
         if arguments.steps:
-            how = replace(how, options=replace(how.options, steps=arguments.steps))
+            how = replace(how, steps=arguments.steps)
         out = arguments.out / name
         out.mkdir(parents=True, exist_ok=True)
         for side in [arguments.side] if arguments.side else SIDES:

@@ -45,7 +45,7 @@ def segmentation_loss(
 
 
 class Reduced(torch.nn.Module):
-    """`recipes.Reduced`."""
+    """`minidl.models.Reduced`."""
 
     def __init__(self, network: torch.nn.Module, factor: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Twin:
 
     Parameters
     ----------
-    model : minidl.models.UNet or recipes.Reduced
+    model : minidl.models.UNet or minidl.models.Reduced
         Whose weights it begins with.
     foreground : sequence of int
         Classes with a Dice loss.

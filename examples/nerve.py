@@ -307,23 +307,6 @@ def cross_entropy(network: Any, x: np.ndarray, y: np.ndarray) -> float:
 
 # ---- judging --------------------------------------------------------------------------------
 
-FAILURES = "predict none", "separated spots", "false highlight"
-
-
-def failure(found: np.ndarray, truth: np.ndarray) -> str:
-    """The slides' name for what is wrong with a predicted mask (H, W), or nothing.
-
-    'separated spots': a Dice coefficient below 0.5, and several pieces (corners hold together), of
-    which the largest has less than 80 % of the area.
-    """
-    if not truth.any():
-        return "false highlight" if found.any() else ""
-    if not found.any():
-        return "predict none"
-    pieces = np.bincount(metrics.components(found.astype(np.uint8), 8).ravel())[1:]
-    spotty = pieces.max() < 0.8 * pieces.sum()
-    return "separated spots" if spotty and metrics.kaggle_dice(found, truth) < 0.5 else ""
-
 
 def judged(result: Result, data: tuple[Frames, Frames]) -> dict[str, Any]:
     """Scores and failures of one training.
@@ -334,7 +317,7 @@ def judged(result: Result, data: tuple[Frames, Frames]) -> dict[str, Any]:
     """
     learn, judge = data
     pairs = list(zip(result.predictions, judge.labels > 0, strict=True))
-    names = [failure(found, truth) for found, truth in pairs]
+    names = [metrics.failure(found, truth) for found, truth in pairs]
     hits = sum(int((found & truth).sum()) for found, truth in pairs)
     area = sum(int(found.sum()) + int(truth.sum()) for found, truth in pairs)
     return {
@@ -342,7 +325,7 @@ def judged(result: Result, data: tuple[Frames, Frames]) -> dict[str, Any]:
         "dice": 2 * hits / area if area else 1.0,
         "loss": result.curve[-1][1],
         "converged": result.curve[-1][1] < 0.95 * learn.watched().entropy,
-        **{name: names.count(name) for name in FAILURES},
+        **{name: names.count(name) for name in metrics.FAILURES},
     }
 
 

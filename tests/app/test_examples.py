@@ -67,19 +67,6 @@ def nerve(monkeypatch):
     return script("nerve")
 
 
-def test_the_failures_of_the_slides_have_names(nerve):
-    nothing, truth = np.zeros((2, 20, 20), bool)
-    truth[5:15, 5:15] = True
-    spots = nothing.copy()
-    spots[5:8, 5:8] = spots[12:15, 12:15] = True
-    assert nerve.failure(nothing, nothing) == ""
-    assert nerve.failure(spots, nothing) == "false highlight"
-    assert nerve.failure(nothing, truth) == "predict none"
-    assert nerve.failure(spots, truth) == "separated spots"  # 18 of 100 pixels, Dice 0.31
-    assert nerve.failure(truth, truth) == ""
-    assert nerve.failure(np.eye(20, dtype=bool), truth) == ""  # one piece, held by its corners
-
-
 def test_a_variant_differs_by_its_defect(nerve):
     settings = {name: setting for name, (_, setting) in nerve.variants(100).items()}
 

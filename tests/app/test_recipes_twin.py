@@ -8,7 +8,7 @@ import pytest
 
 import minidl as md
 from minidl import train
-from minidl.models import UNet
+from minidl.models import Reduced, UNet
 from minidl.progress import Progress
 from minidl.recipe import Options
 from minidl.segmenter import scores_of
@@ -18,7 +18,7 @@ import recipes  # noqa: E402
 import torch_recipes  # noqa: E402
 
 FOREGROUND = (0, 2)
-HOW = recipes.Recipe(Options(root=4, depth=2, crop=16, batch_size=2, steps=7, lr=1e-2))
+HOW = Options(root=4, depth=2, crop=16, batch_size=2, steps=7, lr=1e-2)
 layouts = pytest.mark.parametrize("channels_last", [False, True])
 
 
@@ -35,7 +35,7 @@ def model(request):
     md.manual_seed(3)
     if request.param == 1:
         return UNet(3, 3, depth=3, root=4)
-    return recipes.Reduced(UNet(3, 3, depth=2, root=4), request.param)
+    return Reduced(UNet(3, 3, depth=2, root=4), request.param)
 
 
 def test_the_loss_is_ours(rng, batch):
@@ -120,8 +120,8 @@ def test_the_schedule_is_the_trainers(pairs_folder):
 
 def test_the_table(tmp_path):
     side = {
-        "options": {"batch_size": 4, "steps": 9}, "crop": [16, 32], "network": "U-Net",
-        "reduce": 2, "best": {"foreground_dice": 0.5, "mean_iou": 0.25, "pixel_accuracy": 0.875},
+        "options": {"batch_size": 4, "steps": 9, "reduce": 2}, "crop": [16, 32], "network": "U-Net",
+        "best": {"foreground_dice": 0.5, "mean_iou": 0.25, "pixel_accuracy": 0.875},
     }  # fmt: skip
     folder = tmp_path / "isbi2012_em"
     folder.mkdir()
