@@ -6,13 +6,14 @@ settings. matplotlib is imported when the first picture is made.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from minidl.checkpoint import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -342,10 +343,6 @@ def write_figure(figure: Figure, path: str | Path) -> Path:
     if kind not in FORMATS:
         endings = ", ".join(f".{ending}" for ending in FORMATS)
         raise ValueError(f"{path}: a picture must have a name that ends in one of {endings}.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(temporary, format=kind)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, "write_figure") as file:
+        figure.savefig(file, format=kind)
     return path

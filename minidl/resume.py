@@ -236,6 +236,5 @@ def _check_budget(trainer: Trainer, run: Path) -> None:
 
 def _clear(run: Path) -> None:
     """Remove what a process that was killed while writing has left."""
-    for pattern in (f".*{UNFINISHED}", ".*.part"):
-        for path in run.glob(pattern):
-            path.unlink(missing_ok=True)
+    for path in run.glob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)

@@ -30,7 +30,8 @@ ROOMS = {
     "nn": {"geometry", "random", "tensor", "functional"},
     "models": {"minidl", "functional", "nn", "tensor"},
     "metrics": {"kernels"},
-    "data": {"kernels", "random"},
+    "checkpoint": set(),
+    "data": {"kernels", "random", "checkpoint"},
 }
 # Applications that may know the models.
 KNOW_MODELS = {"architecture", "cli", "demo", "pretrained"}

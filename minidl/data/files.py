@@ -9,12 +9,13 @@ under transparent pixels is data, too).
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from minidl.checkpoint import whole_file
 
 from .errors import DataError
 from .masks import MaskKind
@@ -161,7 +162,7 @@ def write_mask(path: str | Path, mask: np.ndarray, like: MaskKind, overwrite: bo
             + ("; a PNG has one page" if like.suffix == ".png" else " or (pages, H, W)")
         )
     _refuse_existing("write_mask", path, overwrite)
-    with _replacing(path) as file:
+    with whole_file(path, "write_mask") as file:
         if like.suffix == ".png":
             _write_png(file, raw, like)
         else:
@@ -202,7 +203,7 @@ def write_mask_pages(
         raise ValueError(f"write_mask_pages: {path}: a PNG has one page. Use a mask kind of .tif.")
     _check_suffix("write_mask_pages", path, like)
     _refuse_existing("write_mask_pages", path, overwrite)
-    with _replacing(path) as file:
+    with whole_file(path, "write_mask_pages") as file:
         _write_tiff(file, _raw_pages(path, masks, like), like)
     return path
 
@@ -263,32 +264,6 @@ def _write_tiff(file: BinaryIO, pages: Iterable[np.ndarray], like: MaskKind) -> 
                 metadata=None,
                 software=False,
             )
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` when the block ends well, and vanishes otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is safe only when the folder is on disk; Windows cannot open folders.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

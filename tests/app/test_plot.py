@@ -106,8 +106,8 @@ def test_pictures_are_written_whole_and_leave_nothing_else(tmp_path):
 
 def test_a_picture_that_fails_leaves_no_file(tmp_path):
     class Broken:
-        def savefig(self, path, format):
-            path.write_bytes(b"half")
+        def savefig(self, file, format):
+            file.write(b"half")
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):

@@ -300,7 +300,7 @@ def test_what_is_no_run_is_refused(tiny_run, tmp_path):
 def test_what_a_killed_process_was_writing_is_removed(tiny_run, tmp_path):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     (folder / ".last.safetensors.0123.unfinished").write_bytes(b"half")
-    (folder / ".curves.png.77.part").write_bytes(b"half")
+    (folder / ".curves.png.4567.unfinished").write_bytes(b"half")
     resume_folder(folder)
     assert_same_run(folder, tiny_run)
 

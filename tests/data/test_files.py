@@ -385,17 +385,19 @@ def test_existing_file_stays_unless_asked(tmp_path):
     assert read_mask(path).min() == 255
 
 
-@pytest.mark.parametrize("where", ["_write_png", "os.fsync", "os.replace"])
+@pytest.mark.parametrize(
+    "where", ["data.files._write_png", "checkpoint.os.fsync", "checkpoint.os.replace"]
+)
 def test_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, where):
     path = write_mask(tmp_path / "a.png", CLASSES * 0, MaskKind())
     before = path.read_bytes()
 
     def fail(file, *rest):
-        if where == "_write_png":
+        if where.endswith("_write_png"):
             file.write(b"half a file")
         raise OSError("disk full")
 
-    monkeypatch.setattr(f"minidl.data.files.{where}", fail)
+    monkeypatch.setattr(f"minidl.{where}", fail)
     with pytest.raises(OSError, match="disk full"):
         write_mask(path, CLASSES * 0 + 1, MaskKind(), overwrite=True)
     assert path.read_bytes() == before
