@@ -338,3 +338,9 @@ def test_refused_factors():
     x, w = _normal(float, 1, 4, 5, 3), _normal(float, 3, 3, 3, 2)
     with pytest.raises(ValueError, match=r"conv2d: scale must have shape \(2,\), but has \(3,\)"):
         F.conv2d(x, w, scale=np.ones(3))
+
+
+def test_an_empty_batch_has_no_gradient_for_many_weights_either():
+    x, gy = np.empty((0, 1, 3, 3, 320), np.float32), np.empty((0, 1, 3, 3, 400), np.float32)
+    gw = conv.weight_grad(x, gy, (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1)
+    np.testing.assert_array_equal(gw, np.zeros((1, 1, 1, 320, 400)))

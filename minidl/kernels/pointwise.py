@@ -93,6 +93,8 @@ def weight_grad(x, gy):
     """
     channels, features = x.shape[-1], gy.shape[-1]
     pixels = gy.size // features
+    if not pixels:
+        return np.zeros((channels, features), x.dtype)
     panels = gemm.panels_of(gemm.vectors_for(features, x.dtype))
     wide = max(1, FEATURE_BLOCK // (gemm.TILE_VECTORS * simd.lanes_of(x.dtype)))
     wide = -(-panels // -(-panels // wide))
