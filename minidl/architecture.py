@@ -69,9 +69,7 @@ def build(name: str, settings: Mapping[str, Any]) -> Any:
     """
     make = find_network(name)
     if make is None:
-        raise RunError(
-            f"no network {name!r}. For segmentation there are {', '.join(SEGMENTATION)}."
-        )
+        raise RunError(f"no network {name!r}. {_choice()}")
     unknown = [key for key in settings if not _takes(make, key)]
     if unknown:
         raise RunError(

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from minidl import run as folder
-from minidl.architecture import Architecture
 from minidl.checkpoint import UNFINISHED, load
-from minidl.data import DataError, Dataset, MaskKind, Normaliser, Pair, find_pairs
+from minidl.data import DataError, Dataset, Pair, find_pairs
 from minidl.data.masks import listing
 from minidl.progress import Progress, duration
 from minidl.random import manual_seed
@@ -130,17 +129,8 @@ def _settings(run: Path, config: Mapping[str, Any]) -> Settings:
 def _segmenter(run: Path, config: Mapping[str, Any]) -> Segmenter:
     """The network as it was before the training."""
     try:
-        architecture = Architecture(**config["architecture"])
         manual_seed(config["settings"]["seed"])
-        return Segmenter(
-            architecture,
-            architecture.build(),
-            Normaliser.from_dict(config["normaliser"]),
-            MaskKind.from_dict(config["mask_kind"]),
-            tuple(config["class_names"]),
-            tuple(config["foreground"]),
-            config["mask_ending"],
-        )
+        return Segmenter.untrained(config)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{run / folder.CONFIG}: not a network that this minidl can train on: {error}"

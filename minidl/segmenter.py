@@ -124,21 +124,37 @@ class Segmenter:
         """
         state = _read(Path(path))
         try:
-            architecture = Architecture.from_dict(state["architecture"])
-            model = architecture.build()
-            model.load_state_dict(state["weights"])
-            model.eval()
-            return cls(
-                architecture,
-                model,
-                Normaliser.from_dict(state["normaliser"]),
-                MaskKind.from_dict(state["mask_kind"]),
-                tuple(state["class_names"]),
-                tuple(state["foreground"]),
-                state["mask_ending"],
-            )
+            segmenter = cls.untrained(state)
+            segmenter.model.load_state_dict(state["weights"])
+            segmenter.model.eval()
+            return segmenter
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: not a model that this minidl can use: {error}") from error
+
+    @classmethod
+    def untrained(cls, state: Mapping[str, Any]) -> Segmenter:
+        """One with random weights, from `minidl.manual_seed`.
+
+        Parameters
+        ----------
+        state : mapping
+            What a model file, or a run's settings, say about it.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If something is missing or cannot be.
+        """
+        architecture = Architecture.from_dict(state["architecture"])
+        return cls(
+            architecture,
+            architecture.build(),
+            Normaliser.from_dict(state["normaliser"]),
+            MaskKind.from_dict(state["mask_kind"]),
+            tuple(state["class_names"]),
+            tuple(state["foreground"]),
+            state["mask_ending"],
+        )
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -34,8 +34,8 @@ FULL = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_drawing():
-    """Pictures take most of the time of so short a run."""
+def without_drawing(tiny_run):
+    """Pictures take most of the time of so short a run. The run that others look at has them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "draw_predictions", lambda *arguments: arguments[2].touch())
         patch.setattr(recipe.plot, "curves", lambda *arguments: None)
