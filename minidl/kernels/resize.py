@@ -55,20 +55,54 @@ class Band(NamedTuple):
 
 @kernel
 def _sum_rows(x, rows, weights, count, line, size):
-    """``line[:size] = sum of weights[t] * x[rows[t] : rows[t] + size]`` for t < count."""
+    """``line[:size] = sum of weights[t] * x[rows[t] : rows[t] + size]`` for t < count.
+
+    Two rows at a time, so that the innermost loop has nothing to look up.
+    """
     lanes = simd.lanes(x)
-    zero = simd.splat(x.dtype.type(0))
-    for i in range(0, size, lanes):
-        total = zero
-        if i + lanes <= size:
-            for t in range(count):
-                total = simd.fma(simd.splat(weights[t]), simd.load(x, rows[t] + i), total)
-            simd.store(line, i, total)
-        else:
-            for t in range(count):
-                part = simd.load_some(x, rows[t] + i, size - i)
-                total = simd.fma(simd.splat(weights[t]), part, total)
-            simd.store_some(line, i, total, size - i)
+    odd = count % 2
+    if odd:
+        a = simd.splat(weights[0])
+        for i in range(0, size, lanes):
+            simd.store(line, i, a * simd.load_some(x, rows[0] + i, size - i))
+    elif count == 0:
+        line[:size] = 0
+    for t in range(odd, count, 2):
+        a, p = simd.splat(weights[t]), rows[t]
+        b, q = simd.splat(weights[t + 1]), rows[t + 1]
+        whole = size - size % lanes
+        for i in range(0, whole, lanes):
+            total = simd.fma(b, simd.load(x, q + i), a * simd.load(x, p + i))
+            simd.store(line, i, simd.load(line, i) + total if t else total)
+        if whole < size:
+            some = size - whole
+            total = b * simd.load_some(x, q + whole, some)
+            total = simd.fma(a, simd.load_some(x, p + whole, some), total)
+            simd.store(line, whole, simd.load(line, whole) + total if t else total)
+
+
+@kernel
+def _sum_2(line, at, channels, weights, y, to):
+    """The sum of two neighbouring pixels, in whole vectors."""
+    a, b = simd.splat(weights[0]), simd.splat(weights[1])
+    for c in range(0, channels, simd.lanes(y)):
+        total = a * simd.load(line, at + c)
+        simd.store(y, to + c, simd.fma(b, simd.load(line, at + channels + c), total))
+
+
+@kernel
+def _sum_4(line, at, channels, weights, y, to):
+    """The sum of four."""
+    a, b, c, d = (
+        simd.splat(weights[0]), simd.splat(weights[1]),
+        simd.splat(weights[2]), simd.splat(weights[3]),
+    )  # fmt: skip
+    for i in range(at, at + channels, simd.lanes(y)):
+        total = a * simd.load(line, i)
+        total = simd.fma(b, simd.load(line, i + channels), total)
+        other = c * simd.load(line, i + 2 * channels)
+        other = simd.fma(d, simd.load(line, i + 3 * channels), other)
+        simd.store(y, to + i - at, total + other)
 
 
 @kernel
@@ -81,18 +115,22 @@ def _sum_pixels(line, channels, first, taps, weights, y, row):
     lanes = simd.lanes(y)
     zero = simd.splat(y.dtype.type(0))
     end = row + len(first) * channels
+    whole = (channels + lanes - 1) // lanes * lanes
     for i in range(len(first)):
         count = taps[i]
-        for c in range(0, channels, lanes):
-            total = zero
-            for t in range(count):
-                part = simd.load(line, (first[i] + t) * channels + c)
-                total = simd.fma(simd.splat(weights[i, t]), part, total)
-            at = row + i * channels + c
-            if at + lanes <= end:
-                simd.store(y, at, total)
-            else:
-                simd.store_some(y, at, total, end - at)
+        at, to = first[i] * channels, row + i * channels
+        inside = to + whole <= end
+        if inside and count == 2:
+            _sum_2(line, at, channels, weights[i], y, to)
+        elif inside and count == 4:
+            _sum_4(line, at, channels, weights[i], y, to)
+        else:
+            for c in range(0, channels, lanes):
+                total = zero
+                for t in range(count):
+                    part = simd.load(line, at + t * channels + c)
+                    total = simd.fma(simd.splat(weights[i, t]), part, total)
+                simd.store_some(y, to + c, total, end - to - c)
 
 
 @kernel
@@ -102,7 +140,7 @@ def _resample(start, stop, x, shape, first_d, taps_d, weight_d, first_h, taps_h,
     depth, height, width, channels = shape
     out_d, out_h, out_w = len(first_d), len(first_h), len(first_w)
     size = width * channels
-    line = np.zeros(size + simd.lanes(x), x.dtype)
+    line = simd.room(size + simd.lanes(x), x)
     rows = np.empty(weight_d.shape[1] * weight_h.shape[1], np.int64)
     weights = np.empty(rows.size, x.dtype)
     for row in range(start, stop):
