@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 # More ranges than threads, so that a thread held up by another process is not waited for, and that
 # all end at about the same time; each takes some microseconds to be handed out.
 RANGES_PER_THREAD = 4, 12
@@ -35,11 +37,16 @@ def available_cores() -> int:
         return cores or 1
 
 
+_numbers = itertools.count(1)
+
+
 class _Job:
     """One call of `run`: ranges still to be taken, and the news that the last one is done."""
 
     def __init__(self, function: Callable, tasks: int, ranges: int, args: tuple) -> None:
         self.function, self.tasks, self.ranges, self.args = function, tasks, ranges, args
+        self.number = next(_numbers)
+        self.done = np.zeros(1, np.int64)  # 1 when a worker has ended it, for who spins
         self.untaken = itertools.count()  # next() on it is atomic
         self.lock = threading.Lock()
         self.unfinished = ranges
@@ -78,6 +85,7 @@ class _Pool:
         self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self.lock = threading.Lock()
         self.workers: list[threading.Thread] = []
+        self.newest = np.zeros(1, np.int64)  # number of the last job put
         self.avoided = -1  # the core that workers were told to leave to the calling thread
 
     def hire(self, workers: int) -> None:
@@ -105,9 +113,21 @@ class _Pool:
                 os.sched_setaffinity(worker.native_id or 0, others)
             self.avoided = cpu
 
+    def put(self, job: _Job, times: int) -> None:
+        """Let so many workers take part in the job."""
+        for _ in range(times):
+            self.jobs.put(job)
+        self.newest[0] = job.number
+
     def serve(self) -> None:
+        from minidl.kernels import spin
+
         while True:
-            self.jobs.get().work()
+            job = self.jobs.get()
+            job.work()
+            done, ended, number = job.done, not job.unfinished, job.number
+            del job  # and with it the arrays it was about
+            spin.tell_and_wait(done, ended, self.newest, number, spin.TURNS)
 
 
 _pool = _Pool()
@@ -172,6 +192,8 @@ def run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> No
 
 
 def _run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> None:
+    from minidl.kernels import spin  # not before a kernel is: it takes Numba
+
     threads = min(_num_threads, tasks)
     if threads <= 1 or work < SERIAL_BELOW:
         function(0, tasks, *args)
@@ -181,9 +203,10 @@ def _run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> N
     job = _Job(function, tasks, min(tasks, ranges), args)
     pool = _pool
     pool.hire(threads - 1)
-    for _ in range(threads - 1):
-        pool.jobs.put(job)
+    pool.put(job, threads - 1)
     job.work()
+    if job.unfinished:
+        spin.wait_while(job.done, 0, spin.TURNS)
     job.finished.wait()
     if job.error is not None:
         raise job.error
