@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minidl import Tensor, gradcheck
 from minidl import functional as F
-from minidl.kernels import bias, conv, slab
+from minidl.kernels import bias, conv, gemm, slab, winograd_tiles
 
 DTYPES = [np.float32, np.float64]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
@@ -151,6 +153,40 @@ def test_rounding_with_512_channels(algorithm, x_shape, features):
     """Measured: at most 3e-6 directly and 7e-6 by Winograd, where 3e-5 is promised."""
     kernel = (3, 3, x_shape[-1], features)
     _assert_conv(np.float32, x_shape, kernel, BOUND[algorithm], algorithm, padding=1)
+
+
+@pytest.mark.parametrize("h", [1, 2, 3, 5, 6, 7, 9, 14])
+@pytest.mark.parametrize("w", [1, 2, 3, 4, 5, 10, 13])
+def test_tiles_of_several_extents(h, w):
+    """Eight images, so that tiles of 3 and 2 outputs are worth it."""
+    _assert_conv(
+        np.float32, (8, h, w, 16), (3, 3, 16, 17), BOUND["winograd"], "winograd", padding=1
+    )
+
+
+@pytest.mark.parametrize("size, dilation", [((32, 32), 12), ((41, 33), 12), ((9, 50), 7)])
+def test_dilation_leaves_two_or_three_pixels_to_a_tile(size, dilation):
+    _assert_conv(
+        np.float32, (4, *size, 17), (3, 3, 17, 16), BOUND["winograd"],
+        padding=dilation, dilation=dilation,
+    )  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(
+    images=st.integers(1, 9), size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    dilation=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+)  # fmt: skip
+def test_every_output_is_in_one_tile(images, size, dilation):
+    shape = (images, 1, *size, 3)
+    tiles = winograd_tiles.cover(shape, 1, (1, *dilation), (0, *dilation), (1, *size))
+    down, across = dilation
+    seen = np.zeros((images + gemm.TILE_ROWS, 100, 100), int)
+    for n, h, w, tall, wide in winograd_tiles.places_of(0, tiles.total, tiles.table):
+        seen[n, h : h + tall * down : down, w : w + wide * across : across] += 1
+    np.testing.assert_array_equal(seen[:images, : size[0], : size[1]], 1)
+    whole = images * np.prod([d * -(-s // (4 * d)) for s, d in zip(size, dilation, strict=True)])
+    assert tiles.total <= whole + gemm.TILE_ROWS * winograd_tiles.CLASSES
 
 
 MANY_TILES = {

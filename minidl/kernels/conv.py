@@ -230,9 +230,11 @@ def pack(start, stop, weight, scale, jobs, row_step, column_step, rows, columns,
 
 
 def _unit(features: int, dtype) -> int:
-    """Numbers of a register that are used: all, or half of them where that is enough."""
-    lanes = simd.lanes_of(dtype)
-    return lanes // 2 if features <= lanes // 2 else lanes
+    """Numbers that features are counted in: a register, or half of one where that saves a half."""
+    half = simd.lanes_of(dtype) // 2
+    whole = gemm.vectors_for(features, dtype)
+    odd = -(-features // half) % 2 == 1 and whole < gemm.TILE_VECTORS
+    return half if odd else 2 * half
 
 
 class Layout(NamedTuple):

@@ -28,10 +28,10 @@ ZERO, ONE = np.int64(0), np.int64(1)
 ONE_RUN = np.zeros(1, np.int64)  # the places of a depth in one piece
 
 
-def _emit_tile(rows: int, vectors: int, share: int = 1):
+def _emit_tile(rows: int, vectors: int, half: bool = False):
     """Make the micro-kernel for tiles of `rows` x `vectors` registers.
 
-    With a `share` of 2 only half of a register is used: right for as few columns.
+    With `half`, half a register more: right where that is all that the columns need.
     """
 
     @intrinsic
@@ -46,14 +46,15 @@ def _emit_tile(rows: int, vectors: int, share: int = 1):
                 a_, a_at_, a_row_, a_step_, a_runs_, b_, b_at_, b_step_, b_runs_, runs_, run_,
                 start_, start_at_, start_row_, c_, c_at_, c_row_, relu_,
             ) = args  # fmt: skip
-            kind = ir.VectorType(*_element_and_lanes(c.dtype, share))
-            scalar, align = kind.element, c.dtype.bitwidth // 8
+            whole = simd.vector_ir(c.dtype)
+            scalar, lanes, align = whole.element, whole.count, c.dtype.bitwidth // 8
+            kinds = [whole] * vectors + [ir.VectorType(scalar, lanes // 2)] * half
             index = a_at_.type
 
             def number(value):
                 return ir.Constant(index, value)
 
-            def vector_at(start, offset):
+            def vector_at(start, offset, kind):
                 pointer = builder.gep(start, [offset])
                 return builder.bitcast(pointer, kind.as_pointer())
 
@@ -98,13 +99,13 @@ def _emit_tile(rows: int, vectors: int, share: int = 1):
 
             def tile_of(array_type, array, at, row):
                 first = simd.address(builder, context, array_type, array, at, scalar)
+                lines = [builder.mul(number(i), row) for i in range(rows)]
                 return [
-                    vector_at(first, builder.add(builder.mul(number(i), row), number(v * lanes)))
-                    for i in range(rows)
-                    for v in range(vectors)
+                    vector_at(first, builder.add(line, number(v * lanes)), kind)
+                    for line in lines
+                    for v, kind in enumerate(kinds)
                 ]
 
-            lanes = kind.count
             a_start = simd.address(builder, context, a, a_, a_at_, scalar)
             b_start = simd.address(builder, context, b, b_, b_at_, scalar)
             a_rows = [builder.mul(number(i), a_row_) for i in range(rows)]
@@ -114,7 +115,7 @@ def _emit_tile(rows: int, vectors: int, share: int = 1):
             ]
 
             # A tile that is not deep is ready before its lines have come to be written.
-            for pointer in tile_of(c, c_, c_at_, c_row_)[::share]:
+            for pointer in tile_of(c, c_, c_at_, c_row_):
                 simd.prefetch_ir(builder, pointer, write=True)
 
             origin, r, leave_run = loop("run", runs_)
@@ -127,24 +128,24 @@ def _emit_tile(rows: int, vectors: int, share: int = 1):
             sums = carried(outer, origin)
             (a_k,), (b_k,) = carried([a_run], origin), carried([b_run], origin)
             b_row = [
-                builder.load(vector_at(b_k, number(v * lanes)), align=align) for v in range(vectors)
+                builder.load(vector_at(b_k, number(v * lanes), kind), align=align)
+                for v, kind in enumerate(kinds)
             ]
             after = []
             for i in range(rows):
                 element = builder.load(builder.gep(a_k, [a_rows[i]]))
-                factor = simd.splat_ir(builder, element, kind)
-                for v in range(vectors):
-                    after.append(
-                        simd.fused_multiply_add(builder, factor, b_row[v], sums[i * vectors + v])
-                    )
+                for v, kind in enumerate(kinds):
+                    factor = simd.splat_ir(builder, element, kind)
+                    total = sums[i * len(kinds) + v]
+                    after.append(simd.fused_multiply_add(builder, factor, b_row[v], total))
             following = [hidden(builder.gep(a_k, [a_step_])), hidden(builder.gep(b_k, [b_step_]))]
             origin = leave_step()
             carry([a_k, b_k], following, origin)
             carry(sums, after, origin)
             carry(outer, after, leave_run())
-            lowest = ir.Constant(kind, [float("-inf")] * lanes)
-            floor = builder.select(relu_, ir.Constant(kind, None), lowest)
             for total, pointer in zip(after, tile_of(c, c_, c_at_, c_row_), strict=True):
+                lowest = ir.Constant(total.type, [float("-inf")] * total.type.count)
+                floor = builder.select(relu_, ir.Constant(total.type, None), lowest)
                 below = builder.fcmp_ordered("<", total, floor)  # false for NaN, which stays
                 builder.store(builder.select(below, floor, total), pointer, align=align)
             return context.get_dummy_value()
@@ -156,26 +157,22 @@ def _emit_tile(rows: int, vectors: int, share: int = 1):
     return tile
 
 
-def _element_and_lanes(dtype, share):
-    kind = simd.vector_ir(dtype)
-    return kind.element, kind.count // share
-
-
 tile_1 = _emit_tile(TILE_ROWS, 1)
 tile_2 = _emit_tile(TILE_ROWS, 2)
 tile_3 = _emit_tile(TILE_ROWS, 3)
-tile_half = _emit_tile(TILE_ROWS, 1, share=2)
-tile_half_tall = _emit_tile(2 * TILE_ROWS, 1, share=2)  # eight sums would wait for each other
+tile_half = _emit_tile(TILE_ROWS, 0, half=True)
+tile_half_tall = _emit_tile(2 * TILE_ROWS, 0, half=True)  # eight sums would wait for each other
+tile_1_half = _emit_tile(TILE_ROWS, 1, half=True)
 
 if DISABLED:  # the micro-kernel on ndarrays
 
-    def _tile(vectors, share=1, height=TILE_ROWS):
+    def _tile(vectors, height=TILE_ROWS):
         @np.errstate(all="ignore")  # rows that fill up a tile are chance, and their sums not used
         def tile(
             a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
             start, start_at, start_row, c, c_at, c_row, relu,
         ):  # fmt: skip
-            columns = np.arange(vectors * simd.lanes_of(c.dtype) // share)
+            columns = np.arange(int(vectors * simd.lanes_of(c.dtype)))
             rows, steps = np.arange(height)[:, None], np.arange(run)
             total = start[start_at + rows * start_row + columns]
             for r in range(runs):
@@ -188,12 +185,17 @@ if DISABLED:  # the micro-kernel on ndarrays
         return tile
 
     tile_1, tile_2, tile_3 = _tile(1), _tile(2), _tile(3)
-    tile_half, tile_half_tall = _tile(1, 2), _tile(1, 2, 2 * TILE_ROWS)
+    tile_half, tile_half_tall, tile_1_half = _tile(0.5), _tile(0.5, 2 * TILE_ROWS), _tile(1.5)
 
 
 def vectors_for(columns: int, dtype: np.dtype) -> int:
     """Registers needed for `columns` numbers of `dtype`."""
     return -(-columns // simd.lanes_of(dtype))
+
+
+def whole_tiles(rows: int) -> int:
+    """`rows`, rounded up to whole tiles."""
+    return -(-rows // TILE_ROWS) * TILE_ROWS
 
 
 @kernel
@@ -224,9 +226,10 @@ def multiply_block(
     """``C = start + A @ B`` over a depth of `runs` times `run` steps, negative numbers 0 if `relu`.
 
     Step k of run r reads ``A[i] = a[a_at + a_runs[r] + i * a_row + k * a_step]`` and the `width`
-    numbers at ``b[b_at + b_runs[r] + k * b_step]``; the width is half a register, or one, two or
-    three. There is at least one step. Row i of the start is at ``start_at + i * start_row``: 0 for
-    a row distance adds the same to all, and C itself as start adds to it.
+    numbers at ``b[b_at + b_runs[r] + k * b_step]``; the width is half a register, one, one and a
+    half, two or three. There is at least one step. Row i of the start is at
+    ``start_at + i * start_row``: 0 for a row distance adds the same to all, and C itself as start
+    adds to it.
 
     `rows` are rounded up to whole tiles: A and the start must be readable and C writable so far.
     """
@@ -240,6 +243,11 @@ def multiply_block(
             )  # fmt: skip
         elif width == 2 * lanes:
             tile_2(
+                a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
+                start, start_i, start_row, c, c_i, c_row, relu,
+            )  # fmt: skip
+        elif width == lanes + lanes // 2:
+            tile_1_half(
                 a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
                 start, start_i, start_row, c, c_i, c_row, relu,
             )  # fmt: skip
