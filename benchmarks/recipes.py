@@ -289,10 +289,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--side", choices=SIDES, help="only this one")
     parser.add_argument("--steps", type=int, help="instead of each recipe's own number")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and crops (default 0)")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
     arguments = parser.parse_args()
     for name in arguments.only:
-        how = RECIPES[name]
+        how = replace(RECIPES[name], seed=arguments.seed)
         if arguments.steps:
             how = replace(how, steps=arguments.steps)
         out = arguments.out / name

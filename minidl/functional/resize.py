@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,7 @@ def _linear(size: int, out: int, factor: float | None, align: bool) -> tuple:
     return first, np.where(first < size - 1, np.minimum(at - first, 1), 0)
 
 
+@functools.lru_cache(maxsize=256)
 def _band(size: int, out: int, factor: float | None, mode: str, align: bool) -> Any:
     if mode == "nearest":
         return kernels.resize.Band.of(_nearest(size, out, factor), np.ones((out, 1)))

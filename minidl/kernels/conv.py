@@ -546,6 +546,23 @@ def weight_grad_tasks(
             copy_channels(sums, at, out, (split * depth + begin) * columns, (end - begin) * columns)
 
 
+@kernel
+def add_splits(start, stop, partial, features, gw, row, at):
+    """Tasks are rows of the weight: row r begins at ``r * row + at`` of `gw`, and is overwritten.
+
+    partial : as `weight_grad_tasks` leaves it; its splits are added in their order
+    """
+    splits, depth, columns = partial.shape
+    parts, lanes = partial.reshape(partial.size), simd.lanes(gw)
+    for r in range(start, stop):
+        for f in range(0, features, lanes):
+            total = simd.load_some(parts, r * columns + f, features - f)
+            for split in range(1, splits):
+                place = (split * depth + r) * columns + f
+                total = total + simd.load_some(parts, place, features - f)
+            simd.store_some(gw, r * row + at + f, total, features - f)
+
+
 def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, beside=None, algorithm=None):
     """Gradient of the weight of `forward`: (KD, KH, KW, C // groups, F).
 
@@ -581,7 +598,7 @@ def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, beside=No
     chunk = min(depth, chunk // run * run or -(-chunk // gemm.TILE_ROWS) * gemm.TILE_ROWS)
     chunks = -(-depth // chunk)
     splits = max(1, min(plan.blocks, MIN_TASKS // chunks))
-    gw = memory.empty((*kernel_size, channels, groups, features), x.dtype)
+    gw = memory.empty(weight_shape, x.dtype)
     for group in range(groups):
         partial = memory.empty((splits, depth, columns), x.dtype)
         parallel.run(
@@ -591,7 +608,8 @@ def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, beside=No
         )  # fmt: skip
         if splits == groups == 1 and columns == features:
             return partial.reshape(weight_shape)
-        # Only the true columns: what stands in those that fill up the last vector is chance.
-        parts = partial.reshape(splits, *kernel_size, channels, columns)[..., :features]
-        gw[..., group, :] = parts.sum(axis=0)
-    return gw.reshape(*kernel_size, channels, groups * features)
+        parallel.run(
+            add_splits, depth, partial.size, partial, features, gw.reshape(-1), groups * features,
+            group * features,
+        )  # fmt: skip
+    return gw

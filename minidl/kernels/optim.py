@@ -25,15 +25,15 @@ def _part(x, start, stop):
 @kernel
 def _sgd(start, stop, p, g, velocity, lr, decay, momentum, keep, nesterov):
     """Overwrites p and velocity; an empty velocity means no momentum."""
-    p, g, velocity = _part(p, start, stop), _part(g, start, stop), _part(velocity, start, stop)
-    if not velocity.size:
-        for i in range(p.size):
-            p[i] -= lr * (g[i] + decay * p[i])
-        return
-    for i in range(p.size):
-        step = g[i] + decay * p[i]
-        velocity[i] = momentum * velocity[i] + keep * step
-        p[i] -= lr * (step + momentum * velocity[i] if nesterov else velocity[i])
+    for i in range(start * BLOCK, min(stop * BLOCK, p.size), simd.lanes(p)):
+        some = p.size - i
+        value = simd.load_some(p, i, some)
+        step = simd.load_some(g, i, some) + decay * value
+        if velocity.size:
+            speed = momentum * simd.load_some(velocity, i, some) + keep * step
+            simd.store_some(velocity, i, speed, some)
+            step = step + momentum * speed if nesterov else speed
+        simd.store_some(p, i, value - lr * step, some)
 
 
 @kernel

@@ -192,7 +192,7 @@ def run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> No
 
 
 def _run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> None:
-    from minidl.kernels import spin  # not before a kernel is: it takes Numba
+    from minidl.kernels import spin  # not before there is a kernel: it takes Numba
 
     threads = min(_num_threads, tasks)
     if threads <= 1 or work < SERIAL_BELOW:

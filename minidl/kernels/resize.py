@@ -9,15 +9,19 @@ All arrays are (N, D, H, W, C); sequences and images have extents of 1 in front.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from dataclasses import dataclass
 
 import numpy as np
 
 from minidl.kernels import memory, parallel, simd
 from minidl.kernels.jit import kernel
 
+AHEAD = 512  # numbers between those that are written and those whose lines are asked for
 
-class Band(NamedTuple):
+
+@dataclass(frozen=True, eq=False)
+class Band:
     """One axis: output i is the sum of ``weights[i, t] * input[first[i] + t]`` for t < taps[i].
 
     Attributes
@@ -42,15 +46,20 @@ class Band(NamedTuple):
 
         Takes the rows to start, and to end, no earlier than the row before.
         """
-        inputs = np.arange(size)
-        first = np.searchsorted(self.first + self.taps, inputs, side="right")
-        stop = np.maximum(np.searchsorted(self.first, inputs, side="right"), first)
-        outputs = first[:, None] + np.arange(max((stop - first).max(), 1))
-        inside = outputs < stop[:, None]
-        outputs = np.where(inside, outputs, 0)
-        tap = np.where(inside, inputs[:, None] - self.first[outputs], 0)
-        weights = np.where(inside, self.weights[outputs, tap], 0)
-        return Band(first, stop - first, weights)
+        return _transposed(self, size)
+
+
+@functools.lru_cache(maxsize=256)
+def _transposed(band: Band, size: int) -> Band:
+    inputs = np.arange(size)
+    first = np.searchsorted(band.first + band.taps, inputs, side="right")
+    stop = np.maximum(np.searchsorted(band.first, inputs, side="right"), first)
+    outputs = first[:, None] + np.arange(max((stop - first).max(), 1))
+    inside = outputs < stop[:, None]
+    outputs = np.where(inside, outputs, 0)
+    tap = np.where(inside, inputs[:, None] - band.first[outputs], 0)
+    weights = np.where(inside, band.weights[outputs, tap], 0)
+    return Band(first, stop - first, weights)
 
 
 @kernel
@@ -86,6 +95,7 @@ def _sum_2(line, at, channels, weights, y, to):
     """The sum of two neighbouring pixels, in whole vectors."""
     a, b = simd.splat(weights[0]), simd.splat(weights[1])
     for c in range(0, channels, simd.lanes(y)):
+        simd.prefetch_write(y, to + c + AHEAD)
         total = a * simd.load(line, at + c)
         simd.store(y, to + c, simd.fma(b, simd.load(line, at + channels + c), total))
 
