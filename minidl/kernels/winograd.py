@@ -32,8 +32,11 @@ from minidl.kernels.winograd_tiles import (
 TILE_BLOCK = 48  # tiles that a task multiplies at once; their products stay in its cache
 # Input channels whose transformed kernels are in the cache at once; whole tiles of the product.
 CHANNEL_BLOCK = 8 * gemm.TILE_ROWS
-KERNEL_BYTES = 4 << 20  # transformed kernels up to which they are kept for all tiles
+KERNEL_BYTES = 16 << 20  # transformed kernels up to which they are kept for all tiles
+READY_CHANNELS = 512  # so many of their channels at once, because each element is then used up
 MIN_TASKS = 8  # enough to keep threads busy
+MIN_BLOCKS = 4  # of tiles that are worth transforming the kernels anew for each
+FAR_APART = 16  # registers from one tile to the next that hit few places of a cache
 CHUNK_BYTES = 5 << 20  # transformed tiles that a weight gradient takes together
 PART_BYTES = 1 << 20  # transformed weight gradient up to which a thread has one of its own
 MIN_CHUNK = 64  # but so many at least
@@ -47,8 +50,8 @@ def prepare(start, stop, weight, scale, channels, features, out):
     for panel in range(start, stop):
         feature = gemm.panel_start(panel, vectors) * lanes
         columns = gemm.panel_start(panel + 1, vectors) * lanes - feature
-        for channel in range(0, channels, CHANNEL_BLOCK):
-            depth = min(CHANNEL_BLOCK, channels - channel)
+        for channel in range(0, channels, READY_CHANNELS):
+            depth = min(READY_CHANNELS, channels - channel)
             to = ELEMENTS * (feature * channels + channel * columns)
             transform_kernels(
                 weight, scale, channels, features, channel, depth, feature, columns, out[to:]
@@ -108,8 +111,9 @@ def multiply(
         first_vector = gemm.panel_start(task // blocks, all_vectors)
         vectors = gemm.panel_start(task // blocks + 1, all_vectors) - first_vector
         feature, columns = first_vector * lanes, vectors * lanes
-        for channel in range(0, channels, CHANNEL_BLOCK):
-            depth = min(CHANNEL_BLOCK, channels - channel)
+        together = READY_CHANNELS if ready else CHANNEL_BLOCK
+        for channel in range(0, channels, together):
+            depth = min(together, channels - channel)
             at = ELEMENTS * (feature * channels + channel * columns) if ready else 0
             if not ready:
                 transform_kernels(
@@ -307,10 +311,11 @@ def turn_kernels(start, stop, weight, channels, features, out):
 def _row(channels: int, dtype) -> int:
     """Numbers from one transformed tile to the next.
 
-    A register more than needed, so that it is no power of two, for which a cache has few places.
-    For the same reason planes have a row more than needed.
+    Where these are many, a register more than needed, so that it is no power of two, for which a
+    cache has few places. For the same reason planes have a row more than needed.
     """
-    return (gemm.vectors_for(channels, dtype) + 1) * simd.lanes_of(dtype)
+    vectors = gemm.vectors_for(channels, dtype)
+    return (vectors + (vectors >= FAR_APART)) * simd.lanes_of(dtype)
 
 
 def _room(count: int, channels: int, dtype) -> np.ndarray:
@@ -375,7 +380,7 @@ def _forward(x, beside, weight, scale, bias, padding, dilation, size, relu, spli
     flat = weight.reshape(-1)
     out = y.reshape(-1), own, other.reshape(-1)
     work = total * channels * features
-    if blocks >= MIN_TASKS:
+    if blocks >= max(MIN_BLOCKS, 2 * parallel.get_num_threads()):
         parallel.run(
             convolve, blocks, work, x.reshape(-1), beside.reshape(-1), x.shape[-1], flat,
             scale, _prepared(weight, scale), bias, floor, tiles, channels, features,

@@ -301,8 +301,10 @@ def take_patch(source, n, h, w, height, width, step_h, step_w, channels, size, t
 @kernel
 def spare(patch, at, step, channels):
     """Make the fifth of pixels `step` apart such that its element is zero, for all channels."""
-    for c in range(at, at + channels):
-        patch[c + SPARE * step] = patch[c + 2 * step] + (patch[c + 3 * step] - patch[c + step]) / 2
+    for c in range(0, channels, simd.lanes(patch)):
+        p, some = at + c, channels - c
+        d1, d2, d3 = load_3(patch, p + step, step, some)
+        simd.store_some(patch, p + SPARE * step, d2 + 0.5 * (d3 - d1), some)
 
 
 @kernel
