@@ -308,20 +308,23 @@ def turn_kernels(start, stop, weight, channels, features, out):
         gemm.transpose(weight, at, features, channels, features, out, to, channels)
 
 
-def _row(channels: int, dtype) -> int:
+def _row(channels: int, part: int, dtype) -> int:
     """Numbers from one transformed tile to the next.
 
-    Where these are many, a register more than needed, so that it is no power of two, for which a
-    cache has few places. For the same reason planes have a row more than needed.
+    A register more than needed where there are further parts behind the first channels, `part`,
+    that begin within a register: they are written in whole ones. And where these are many, so that
+    rows are no power of two apart, for which a cache has few places. For the same reason planes
+    have a row more than needed.
     """
-    vectors = gemm.vectors_for(channels, dtype)
-    return (vectors + (vectors >= FAR_APART)) * simd.lanes_of(dtype)
+    vectors, lanes = gemm.vectors_for(channels, dtype), simd.lanes_of(dtype)
+    more = (part < channels and part % lanes > 0) or vectors >= FAR_APART
+    return (vectors + more) * lanes
 
 
-def _room(count: int, channels: int, dtype) -> np.ndarray:
+def _room(count: int, channels: int, part: int, dtype) -> np.ndarray:
     """Room for `count` transformed tiles."""
     rows = gemm.whole_tiles(count) + 1
-    return memory.empty((ELEMENTS, rows, _row(channels, dtype)), dtype)
+    return memory.empty((ELEMENTS, rows, _row(channels, part, dtype)), dtype)
 
 
 def _transform(function, source, tiles, first, count, out, shift=0):
@@ -384,11 +387,11 @@ def _forward(x, beside, weight, scale, bias, padding, dilation, size, relu, spli
         parallel.run(
             convolve, blocks, work, x.reshape(-1), beside.reshape(-1), x.shape[-1], flat,
             scale, _prepared(weight, scale), bias, floor, tiles, channels, features,
-            _row(channels, x.dtype), total, *out,
+            _row(channels, x.shape[-1], x.dtype), total, *out,
         )  # fmt: skip
         return y, other
     # Few tiles, and so many channels: threads share the features, and all need all tiles.
-    transformed = _room(total, channels, x.dtype)
+    transformed = _room(total, channels, x.shape[-1], x.dtype)
     _transform(transform_input, x, tiles, 0, total, transformed)
     _transform(transform_input, beside, tiles, 0, total, transformed, x.shape[-1])
     parallel.run(
@@ -471,15 +474,15 @@ def _weight_grad(x, beside, gy, tiles):
         sums = memory.empty((MIN_TASKS, ELEMENTS, rows, columns), x.dtype)
         parallel.run(
             correlate, MIN_TASKS, work, x.reshape(-1), beside.reshape(-1), own, gy.reshape(-1),
-            tiles, _row(channels, x.dtype), _row(features, x.dtype), total, sums,
+            tiles, _row(channels, own, x.dtype), _row(features, features, x.dtype), total, sums,
         )  # fmt: skip
         parallel.run(add_parts, channels, sums.size, sums, channels, features, gw.reshape(-1))
         return gw
     # Many channels or few tiles: threads share the channels, and all need all tiles.
     size = max(MIN_CHUNK, CHUNK_BYTES // (ELEMENTS * x.itemsize * (channels + features)))
     tasks = -(-channels // CHANNEL_BLOCK) * gemm.panels_of(columns // lanes)
-    x_tiles = _room(min(size, total), channels, x.dtype)
-    gy_tiles = _room(min(size, total), features, x.dtype)
+    x_tiles = _room(min(size, total), channels, own, x.dtype)
+    gy_tiles = _room(min(size, total), features, features, x.dtype)
     for first in range(0, total, size):
         count = min(size, total - first)
         _transform(transform_input, x, tiles, first, count, x_tiles)
