@@ -499,7 +499,7 @@ def weight_grad_tasks(
     for task in range(start, stop):
         split, first = task // chunks, task % chunks * chunk
         last = min(first + chunk, depth)
-        clear_channels(sums, 0, sums.size)
+        clear_channels(sums, gemm.ZERO, sums.size)
         for block in range(split * blocks // splits, (split + 1) * blocks // splits):
             n, d, h, w = block_place(block, grid)
             rows, across = min(grid.block_h, grid.height - h), min(grid.block_w, grid.width - w)
@@ -514,11 +514,11 @@ def weight_grad_tasks(
             for r in range(first // run, (last - 1) // run + 1):
                 begin = max(first, r * run) - r * run
                 wanted = min(last, (r + 1) * run) - r * run - begin
-                count = 0
+                count = gemm.ZERO
                 for i in range(rows):
                     if place_runs(
-                        first_run + r, first_run + r + 1, d, h + i, grid, planes, jobs, j, 0, place,
-                        none,
+                        first_run + r, first_run + r + 1, d, h + i, grid, planes, jobs, j,
+                        gemm.ZERO, place, none,
                     ):  # fmt: skip
                         x_runs[count] = place[0] + begin
                         gy_runs[count] = i * (grid.width * gy_row if in_place else across * columns)
@@ -532,13 +532,15 @@ def weight_grad_tasks(
                         gemm.multiply_block(
                             slab, gemm.ZERO, gemm.ONE, grid.step_w * grid.source_row, x_runs,
                             gy, gy_at + feature, gy_row, gy_runs, count, across, width,
-                            sums, to + feature, columns, sums, to + feature, columns, wanted, False,
+                            sums, to + feature, columns, sums, to + feature, columns, wanted,
+                            gemm.NO,
                         )  # fmt: skip
                     else:
                         gemm.multiply_block(
                             slab, gemm.ZERO, gemm.ONE, grid.step_w * grid.source_row, x_runs,
                             copied, feature, columns, gy_runs, count, across, width,
-                            sums, to + feature, columns, sums, to + feature, columns, wanted, False,
+                            sums, to + feature, columns, sums, to + feature, columns, wanted,
+                            gemm.NO,
                         )  # fmt: skip
         for r in range(first // run, (last - 1) // run + 1):
             begin, end = max(first, r * run), min(last, (r + 1) * run)

@@ -23,8 +23,8 @@ from minidl.kernels.jit import DISABLED, kernel
 # A tile takes rows x vectors registers, a row of B `vectors`, and a broadcast one more.
 TILE_ROWS, TILE_VECTORS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
 ROW_BLOCK = 12 * TILE_ROWS  # rows of A that are worked on together, small enough for the cache
-# As arguments between kernels: a plain 0 or 1 would have them compiled for that very value.
-ZERO, ONE = np.int64(0), np.int64(1)
+# As arguments between kernels: a plain 0, 1 or False would have them compiled for that very value.
+ZERO, ONE, NO = np.int64(0), np.int64(1), np.bool_(False)
 ONE_RUN = np.zeros(1, np.int64)  # the places of a depth in one piece
 
 
@@ -114,8 +114,10 @@ def _emit_tile(rows: int, vectors: int, half: bool = False):
                 for pointer in tile_of(start, start_, start_at_, start_row_)
             ]
 
-            # A tile that is not deep is ready before its lines have come to be written.
-            for pointer in tile_of(c, c_, c_at_, c_row_):
+            # A tile that is not deep is ready before its lines have come to be written: the lines
+            # of the next one are asked for.
+            below = builder.add(c_at_, builder.mul(number(rows), c_row_))
+            for pointer in tile_of(c, c_, below, c_row_):
                 simd.prefetch_ir(builder, pointer, write=True)
 
             origin, r, leave_run = loop("run", runs_)

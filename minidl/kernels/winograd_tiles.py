@@ -38,6 +38,7 @@ from minidl.kernels import gemm, simd
 from minidl.kernels.jit import kernel
 
 IN, OUT = 6, 4  # extents of a whole tile
+SIDE_IN, SIDE_OUT = np.int64(IN), np.int64(OUT)  # as arguments between kernels, see `gemm.ZERO`
 ELEMENTS = IN * IN
 CLASSES = 9  # tiles of 4, 3 and 2 outputs, down and across
 SPARE = IN - 2  # the element that tiles of two outputs can do without
@@ -344,13 +345,13 @@ def transform_tile(source, n, h, w, tall, wide, tiles, channels, patch, out, to,
     if not inside:
         take_patch(
             source, n, h, w, tiles.height, tiles.width,
-            tiles.dilation_h, tiles.dilation_w, channels, IN, IN, IN, patch,
+            tiles.dilation_h, tiles.dilation_w, channels, SIDE_IN, SIDE_IN, SIDE_IN, patch,
         )  # fmt: skip
         if wide == 2:
             for i in range(IN):
                 spare(patch, i * IN * channels, channels, channels)
         if tall == 2:
-            spare(patch, 0, IN * channels, IN * channels)
+            spare(patch, gemm.ZERO, IN * channels, IN * channels)
         data, at, down, right = patch, 0, IN * channels, channels
     for c in range(0, channels, simd.lanes(out)):
         for rows in range(2):  # three at a time, because registers do not hold six
@@ -502,7 +503,7 @@ def transform_gradient(start, stop, gy, tiles, features, first, out, shift):
         if not inside:
             take_patch(
                 gy, n, h, w, tiles.out_height, tiles.out_width,
-                tiles.dilation_h, tiles.dilation_w, features, OUT, tall, wide, patch,
+                tiles.dilation_h, tiles.dilation_w, features, SIDE_OUT, tall, wide, patch,
             )  # fmt: skip
             data, at, down, right = patch, 0, OUT * features, features
         for f in range(0, features, lanes):
