@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import reference
+from checking import check_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -187,6 +188,13 @@ def test_every_output_is_in_one_tile(images, size, dilation):
     np.testing.assert_array_equal(seen[:images, : size[0], : size[1]], 1)
     whole = images * np.prod([d * -(-s // (4 * d)) for s, d in zip(size, dilation, strict=True)])
     assert tiles.total <= whole + gemm.TILE_ROWS * winograd_tiles.CLASSES
+
+
+@pytest.mark.parametrize("channels, features", [(17, 40), (530, 16)])
+def test_same_bits_however_tiles_are_shared_out(channels, features, threads):
+    """240 tiles are five blocks: one or two threads take blocks, three share the features."""
+    x, w = _normal(np.float32, 1, 60, 62, channels), _normal(np.float32, 3, 3, channels, features)
+    check_threads(threads, lambda x, w: F.conv2d(x, w, padding=1), x, w)
 
 
 MANY_TILES = {

@@ -383,6 +383,7 @@ def _forward(x, beside, weight, scale, bias, padding, dilation, size, relu, spli
     flat = weight.reshape(-1)
     out = y.reshape(-1), own, other.reshape(-1)
     work = total * channels * features
+    # Blocks that suffice for all threads stay in their caches. Both ways give the same bits.
     if blocks >= max(MIN_BLOCKS, 2 * parallel.get_num_threads()):
         parallel.run(
             convolve, blocks, work, x.reshape(-1), beside.reshape(-1), x.shape[-1], flat,
