@@ -1,6 +1,7 @@
-"""What all tests share: Hypothesis profiles, a seeded generator, and threads put back."""
+"""What all tests share: Hypothesis profiles, a seeded generator, threads and signals put back."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -19,6 +20,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 def rng():
     """A generator that gives every test the same numbers in every run."""
     return np.random.default_rng(20260722)
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, even where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

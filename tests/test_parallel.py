@@ -136,7 +136,7 @@ def test_run_from_within_a_kernel(python_kernel):
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads")
-def test_interrupt_while_waiting_leaves_the_pool_usable(python_kernel):
+def test_interrupt_while_waiting_leaves_the_pool_usable(python_kernel, interruptible):
     caller, busy, release = threading.get_ident(), threading.Event(), threading.Event()
 
     def kernel(start, stop):
@@ -151,14 +151,11 @@ def test_interrupt_while_waiting_leaves_the_pool_usable(python_kernel):
         time.sleep(0.1)  # by now the caller waits for the workers
         signal.pthread_kill(caller, signal.SIGINT)
 
-    # A process that was started in the background ignores the signal: put Python's handler back.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             python_kernel(kernel, 12, 1e9)
     finally:
-        signal.signal(signal.SIGINT, before)
         release.set()
     done = np.zeros(40, int)
 

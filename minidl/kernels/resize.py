@@ -85,8 +85,8 @@ def _sum_rows(x, rows, weights, count, line, size):
             simd.store(line, i, simd.load(line, i) + total if t else total)
         if whole < size:
             some = size - whole
-            total = b * simd.load_some(x, q + whole, some)
-            total = simd.fma(a, simd.load_some(x, p + whole, some), total)
+            total = a * simd.load_some(x, p + whole, some)
+            total = simd.fma(b, simd.load_some(x, q + whole, some), total)
             simd.store(line, whole, simd.load(line, whole) + total if t else total)
 
 
@@ -110,9 +110,9 @@ def _sum_4(line, at, channels, weights, y, to):
     for i in range(at, at + channels, simd.lanes(y)):
         total = a * simd.load(line, i)
         total = simd.fma(b, simd.load(line, i + channels), total)
-        other = c * simd.load(line, i + 2 * channels)
-        other = simd.fma(d, simd.load(line, i + 3 * channels), other)
-        simd.store(y, to + i - at, total + other)
+        total = simd.fma(c, simd.load(line, i + 2 * channels), total)
+        total = simd.fma(d, simd.load(line, i + 3 * channels), total)
+        simd.store(y, to + i - at, total)
 
 
 @kernel

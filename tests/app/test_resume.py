@@ -313,7 +313,7 @@ def test_what_a_killed_process_was_writing_is_removed(tiny_run, tmp_path):
     [("loss", 1, 8), ("loss", 2, 5), ("validating", 1, 10), ("validating", 2, 10)],
 )
 def test_ctrl_c_leaves_a_run_that_goes_on_bit_for_bit(
-    whole, pairs_folder, tmp_path, monkeypatch, where, presses, step
+    whole, pairs_folder, tmp_path, monkeypatch, interruptible, where, presses, step
 ):
     """Real signals: one ends after step 8, two in its middle, and then the last state counts."""
     folder, said, pressed, at = tmp_path / "run", io.StringIO(), [], [0]
