@@ -192,7 +192,7 @@ def test_every_output_is_in_one_tile(images, size, dilation):
 
 @pytest.mark.parametrize("channels, features", [(17, 40), (530, 16)])
 def test_same_bits_however_tiles_are_shared_out(channels, features, threads):
-    """240 tiles are five blocks: one or two threads take blocks, three share the features."""
+    """240 tiles are few blocks: one or two threads take blocks, three share the features."""
     x, w = _normal(np.float32, 1, 60, 62, channels), _normal(np.float32, 3, 3, channels, features)
     check_threads(threads, lambda x, w: F.conv2d(x, w, padding=1), x, w)
 

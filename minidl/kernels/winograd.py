@@ -29,13 +29,15 @@ from minidl.kernels.winograd_tiles import (
     write_tile,
 )
 
-TILE_BLOCK = 48  # tiles that a task multiplies at once; their products stay in its cache
+# Tiles that a task multiplies at once, at most; their products stay in its cache.
+TILE_BLOCK = 8 * gemm.TILE_ROWS
 # Input channels whose transformed kernels are in the cache at once; whole tiles of the product.
 CHANNEL_BLOCK = 8 * gemm.TILE_ROWS
 KERNEL_BYTES = 16 << 20  # transformed kernels up to which they are kept for all tiles
 READY_CHANNELS = 512  # so many of their channels at once, because each element is then used up
 MIN_TASKS = 8  # enough to keep threads busy
 MIN_BLOCKS = 4  # of tiles that are worth transforming the kernels anew for each
+MANY_BLOCKS = 32  # of which one more or less does not matter
 FAR_APART = 16  # registers from one tile to the next that hit few places of a cache
 CHUNK_BYTES = 5 << 20  # transformed tiles that a weight gradient takes together
 PART_BYTES = 1 << 20  # transformed weight gradient up to which a thread has one of its own
@@ -163,19 +165,19 @@ def room_for(tiles, row, like):
 @kernel
 def convolve(
     start, stop, source, source_beside, source_own, weight, scale, prepared, bias, floor, tiles,
-    channels, features, row, total, y, own, beside,
+    channels, features, row, together, total, y, own, beside,
 ):  # fmt: skip
-    """Tasks are blocks of `TILE_BLOCK` tiles: transform and multiply, all of it in one cache.
+    """Tasks are blocks of tiles, `together` in each: transform and multiply in one cache.
 
     source, source_beside : flat, the first `source_own` of the channels and the others
     y, own, beside : as for `multiply`
     """
     vectors = (features + simd.lanes(y) - 1) // simd.lanes(y)
     panels = gemm.panels_of(vectors)
-    transformed = room_for(TILE_BLOCK, row, y)
+    transformed = room_for(together, row, y)
     for block in range(start, stop):
-        first = block * TILE_BLOCK
-        count = min(TILE_BLOCK, total - first)
+        first = block * together
+        count = min(together, total - first)
         transform_input(gemm.ZERO, count, source, tiles, source_own, first, transformed, gemm.ZERO)
         transform_input(
             gemm.ZERO, count, source_beside, tiles, tiles.channels - source_own, first,
@@ -385,10 +387,11 @@ def _forward(x, beside, weight, scale, bias, padding, dilation, size, relu, spli
     work = total * channels * features
     # Blocks that suffice for all threads stay in their caches. Both ways give the same bits.
     if blocks >= max(MIN_BLOCKS, 2 * parallel.get_num_threads()):
+        together = _even_blocks(total)
         parallel.run(
-            convolve, blocks, work, x.reshape(-1), beside.reshape(-1), x.shape[-1], flat,
-            scale, _prepared(weight, scale), bias, floor, tiles, channels, features,
-            _row(channels, x.shape[-1], x.dtype), total, *out,
+            convolve, -(-total // together), work, x.reshape(-1), beside.reshape(-1), x.shape[-1],
+            flat, scale, _prepared(weight, scale), bias, floor, tiles, channels, features,
+            _row(channels, x.shape[-1], x.dtype), together, total, *out,
         )  # fmt: skip
         return y, other
     # Few tiles, and so many channels: threads share the features, and all need all tiles.
@@ -400,6 +403,13 @@ def _forward(x, beside, weight, scale, bias, padding, dilation, size, relu, spli
         floor, tiles, channels, features, 0, total, *out,
     )  # fmt: skip
     return y, other
+
+
+def _even_blocks(total: int) -> int:
+    """Tiles in a block; few blocks are a multiple of four, so that threads end together."""
+    blocks = -(-total // TILE_BLOCK)
+    blocks = blocks if blocks >= MANY_BLOCKS else -(-blocks // 4) * 4
+    return gemm.whole_tiles(-(-total // blocks))
 
 
 def _prepared(weight, scale):
