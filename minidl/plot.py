@@ -288,11 +288,13 @@ def _draw_scores(axis: Axes, rows: Sequence[Mapping[str, float]]) -> None:
     main = [key for key in own if all(_same(row[key], row["val_dice"]) for row in rows)]
     others = [key for key in own if key not in main[:1]]
     name = main[0].removeprefix("val_dice_") if main else "foreground, mean"
+    marker = "." if len(rows) == 1 else ""  # one point makes no line
     for colour, key in zip((*_COLOURS[:1], *_COLOURS[2:]), others, strict=False):
         label = f"Dice {_shortened(key.removeprefix('val_dice_'), 18)}"
-        axis.plot(steps, [row[key] for row in rows], color=colour, linewidth=1, label=label)
+        values = [row[key] for row in rows]
+        axis.plot(steps, values, color=colour, linewidth=1, marker=marker, label=label)
     accuracy = [row["val_pixel_accuracy"] for row in rows]
-    axis.plot(steps, accuracy, color=FAINT, linewidth=1, label="pixel accuracy")
+    axis.plot(steps, accuracy, color=FAINT, linewidth=1, marker=marker, label="pixel accuracy")
     axis.plot(
         steps, [row["val_dice"] for row in rows], color=_COLOURS[1], marker=".",
         label=f"Dice {_shortened(name, 18)}",
@@ -308,7 +310,10 @@ def _same(a: float, b: float) -> bool:
 
 
 def _tidy(axis: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axis.set_xlabel("step", color=INK)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(FAINT)
     axis.tick_params(colors=INK, labelsize=8, width=0.6)
