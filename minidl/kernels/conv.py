@@ -597,7 +597,7 @@ def weight_grad(x, gy, kernel_size, stride, padding, dilation, groups, beside=No
     # Whole runs, or parts of one.
     run = int(jobs.run[0])
     chunk = max(1, WEIGHT_TASK // columns)
-    chunk = min(depth, chunk // run * run or -(-chunk // gemm.TILE_ROWS) * gemm.TILE_ROWS)
+    chunk = min(depth, chunk // run * run or gemm.whole_tiles(chunk))
     chunks = -(-depth // chunk)
     splits = max(1, min(plan.blocks, MIN_TASKS // chunks))
     gw = memory.empty(weight_shape, x.dtype)

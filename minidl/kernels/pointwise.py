@@ -100,7 +100,7 @@ def weight_grad(x, gy):
     wide = -(-panels // -(-panels // wide))
     across = -(-panels // wide)
     tall = -(-channels // -(-channels // CHANNEL_BLOCK))
-    tall = -(-tall // gemm.TILE_ROWS) * gemm.TILE_ROWS
+    tall = gemm.whole_tiles(tall)
     blocks = across * -(-channels // tall)
     splits = max(1, min(TASKS // blocks, pixels // PIXEL_BLOCK))
     partial = memory.empty((splits, channels, features), x.dtype)
