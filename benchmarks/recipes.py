@@ -209,8 +209,8 @@ def run_pytorch(task: Task, out: Path, progress: Progress) -> Record:
     torch.set_num_threads(THREADS)
     model, foreground, settings = task.segmenter.model, task.segmenter.foreground, task.settings
     first = next(task.batches())
-    channels_last = torch_recipes.faster_layout(model, foreground, *first)
-    twin = torch_recipes.Twin(model, foreground, channels_last)
+    channels_last = torch_recipes.faster_layout(model, foreground, settings, *first)
+    twin = torch_recipes.Twin(model, foreground, channels_last, settings)
     every = task.trainer().validate_every
     record = Record("pytorch", progress, "channels last" if channels_last else "contiguous")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn import functional as T
 from minidl.data import Dataset, pad_to_multiple
 from minidl.evaluate import Evaluation
 from minidl.metrics import confusion_matrix
+from minidl.train import Settings
 
 LAST_LR = 0.01  # of the first
 
@@ -63,8 +65,32 @@ def like(model: Any) -> torch.nn.Module:
     return UNet(model.in_channels, model.num_classes, model.depth, model.root, model.batch_norm)
 
 
+class Average:
+    """`minidl.training.average.Average`: of parameters, running means and variances."""
+
+    def __init__(self, network: torch.nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        values = network.state_dict().values()  # they share the network's memory
+        self.own = [value for value in values if value.is_floating_point()]
+        self.values = [value.clone() for value in self.own]
+
+    def update(self) -> None:
+        """After every step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.values, self.own, 1 - decay)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the network be the averaged one inside of the block."""
+        kept = [value.clone() for value in self.own]
+        torch._foreach_copy_(self.own, self.values)
+        yield
+        torch._foreach_copy_(self.own, kept)
+
+
 class Twin:
-    """A `minidl.models.UNet` in PyTorch, with Adam.
+    """A `minidl.models.UNet` in PyTorch, with what it is trained by.
 
     Parameters
     ----------
@@ -74,16 +100,27 @@ class Twin:
         Classes with a Dice loss.
     channels_last : bool
         In which of PyTorch's layouts it computes.
+    settings : minidl.train.Settings
+        Of which it follows the optimiser, 'adam' or 'adamw', its weight decay, and the average.
     """
 
-    def __init__(self, model: Any, foreground: Sequence[int], channels_last: bool) -> None:
+    def __init__(
+        self, model: Any, foreground: Sequence[int], channels_last: bool, settings: Settings
+    ) -> None:
         self.multiple, self.channels_last = model.multiple, channels_last
         self.foreground = tuple(foreground)
         self.network = like(model)
         hand_over(model, self.network)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), fused=True)
+        rule = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimiser]
+        decay = {} if settings.weight_decay is None else {"weight_decay": settings.weight_decay}
+        self.optimiser = rule(self.network.parameters(), fused=True, **decay)
+        self.average = Average(self.network, settings.average) if settings.average else None
+
+    def judged(self) -> contextlib.AbstractContextManager[None]:
+        """Let the network be, inside of the block, the one that is validated."""
+        return self.average.in_place() if self.average else contextlib.nullcontext()
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """Scores (H, W, classes) of an image (H, W, C), mirrored beyond its edges as need be."""
@@ -98,9 +135,10 @@ class Twin:
         """What `minidl.evaluate` does with our networks."""
         classes = dataset.mask_kind.num_classes
         matrix = np.zeros((classes, classes), np.int64)
-        for index in range(len(dataset)):
-            x, target = dataset[index]
-            matrix += confusion_matrix(self.scores(x).argmax(axis=-1), target, classes)
+        with self.judged():
+            for index in range(len(dataset)):
+                x, target = dataset[index]
+                matrix += confusion_matrix(self.scores(x).argmax(axis=-1), target, classes)
         values = dataset.mask_kind.values
         return Evaluation(matrix, len(dataset), tuple(class_names), values, self.foreground)
 
@@ -110,7 +148,7 @@ class Twin:
         return images.contiguous(memory_format=kind)
 
     def step(self, x: np.ndarray, y: np.ndarray, lr: float) -> float:
-        """One step of Adam on images (N, H, W, C) and classes (N, H, W); the loss before it."""
+        """One step on images (N, H, W, C) and classes (N, H, W); the loss before it."""
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self.optimiser.zero_grad()
@@ -118,6 +156,8 @@ class Twin:
         loss = segmentation_loss(scores, torch.from_numpy(y).long(), self.foreground)
         loss.backward()
         self.optimiser.step()
+        if self.average:
+            self.average.update()
         return loss.item()
 
 
@@ -126,11 +166,13 @@ def learning_rate(first: float, done: float) -> float:
     return first * (LAST_LR + (1 - LAST_LR) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def faster_layout(model: Any, foreground: Sequence[int], x: np.ndarray, y: np.ndarray) -> bool:
+def faster_layout(
+    model: Any, foreground: Sequence[int], settings: Settings, x: np.ndarray, y: np.ndarray
+) -> bool:
     """Whether channels last is the faster layout for such batches, tried on three steps."""
     seconds = []
     for channels_last in (False, True):
-        twin = Twin(deepcopy(model), foreground, channels_last)
+        twin = Twin(deepcopy(model), foreground, channels_last, settings)
         times = []
         for _ in range(4):
             started = time.perf_counter()

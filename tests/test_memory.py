@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from minidl import Tensor
 from minidl import functional as F
 from minidl.kernels import memory
 
+STATM = Path("/proc/self/statm")
 LARGE = memory.SMALL // 4  # float32 numbers
 
 
@@ -72,6 +74,31 @@ def test_what_is_not_used_is_given_back():
     assert pool.unused == sum(block.size for block in pool.free.values())
 
 
+def test_too_much_is_a_memory_error():
+    for size in (1 << 50, 1 << 62):
+        with pytest.raises(MemoryError):
+            memory.empty((size,), np.float32)
+    assert memory.empty((LARGE,), np.float32).size == LARGE
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="the system does not tell what is resident")
+def test_the_system_has_it_back_at_once():
+    def resident():
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before, kept = resident(), []
+    arrays = [memory.empty((LARGE * 8,), np.float32) for _ in range(20)]
+    for array in arrays:
+        array[:] = 1
+        kept.append(np.ones(20_000))  # between them, where the C library cuts both from one
+    large = sum(array.nbytes for array in arrays)
+    assert resident() - before > large
+    del array, arrays
+    memory._pool.peak = 0
+    memory.empty((LARGE,), np.float32)
+    assert resident() - before < large / 4
+
+
 def test_threads_never_share_a_block():
     wrong = []
 
@@ -102,6 +129,18 @@ def test_a_forked_child_has_a_pool_of_its_own():
         os._exit(0 if array.size == LARGE else 1)
     memory._pool.lock.release()
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_a_forked_child_writes_into_pages_of_its_own():
+    array = memory.empty((LARGE,), np.float32)
+    array[:] = 1
+    child = os.fork()
+    if not child:
+        array[:] = 2
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (array == 1).all()
 
 
 def test_results_and_gradients_survive_what_follows():

@@ -12,6 +12,7 @@ from minidl.models import Reduced, UNet
 from minidl.progress import Progress
 from minidl.recipe import Options
 from minidl.segmenter import scores_of
+from minidl.training.average import Average
 
 torch = pytest.importorskip("torch")
 import recipes  # noqa: E402
@@ -19,6 +20,7 @@ import torch_recipes  # noqa: E402
 
 FOREGROUND = (0, 2)
 HOW = Options(root=4, depth=2, crop=16, batch_size=2, steps=7, lr=1e-2)
+ADAM = train.Settings(steps=1)
 layouts = pytest.mark.parametrize("channels_last", [False, True])
 
 
@@ -49,11 +51,14 @@ def test_the_loss_is_ours(rng, batch):
 
 
 @layouts
-def test_one_step_of_the_twin_is_one_of_ours(model, batch, channels_last):
+@pytest.mark.parametrize("settings", [ADAM, train.Settings(1, optimiser="adamw", weight_decay=9.0)])
+def test_one_step_of_the_twin_is_one_of_ours(model, batch, channels_last, settings):
     x, y = batch
-    twin = torch_recipes.Twin(model, FOREGROUND, channels_last)
+    twin = torch_recipes.Twin(model, FOREGROUND, channels_last, settings)
     before = copy.deepcopy(model.state_dict())
-    optimiser = md.optim.Adam(model.parameters(), lr=1e-3)
+    optimiser = settings.new_optimiser(model)
+    for group in optimiser.param_groups:
+        group["lr"] = 1e-3
     loss = train.segmentation_loss(model(md.Tensor(x)), y, FOREGROUND)
     loss.backward()
     optimiser.step()
@@ -75,9 +80,27 @@ def test_one_step_of_the_twin_is_one_of_ours(model, batch, channels_last):
 
 @layouts
 def test_scores_of_the_same_weights(model, batch, channels_last):
-    twin = torch_recipes.Twin(model, FOREGROUND, channels_last)
+    twin = torch_recipes.Twin(model, FOREGROUND, channels_last, ADAM)
     image = np.random.default_rng(0).standard_normal((19, 30, 3), np.float32)
     np.testing.assert_allclose(twin.scores(image), scores_of(model, image), atol=1e-4)
+
+
+@layouts
+def test_the_average_of_the_twin_is_ours(model, batch, channels_last):
+    twin = torch_recipes.Twin(model, FOREGROUND, channels_last, train.Settings(1, average=0.3))
+    average = Average(model, 0.3)
+    for step in (1, 2, 3):
+        for own, other in zip(model.parameters(), twin.network.parameters(), strict=True):
+            own.data *= 1.02
+            other.data *= 1.02
+        average.update(step)
+        twin.average.update()
+    image = np.random.default_rng(0).standard_normal((19, 30, 3), np.float32)
+    own = twin.scores(image)
+    with average.in_place(), twin.judged():
+        np.testing.assert_allclose(twin.scores(image), scores_of(model, image), atol=1e-4)
+        assert np.abs(twin.scores(image) - own).max() > 1e-2
+    np.testing.assert_array_equal(twin.scores(image), own)
 
 
 def test_a_network_of_another_shape_is_refused():
