@@ -52,7 +52,8 @@ RECIPES = {
         **FAR, crop=160, batch_size=8, foreground_crops=0.5, steps=600
     ),
     "nerve_usgra": Options(
-        **FAR, reduce=4, crop=512, batch_size=4, class_names=NERVE, steps=800
+        **FAR, reduce=4, crop=512, batch_size=4, class_names=NERVE,
+        optimiser="adamw", weight_decay=0.1, average=0.99, steps=1400,
     ),
     "camvid": Options(
         depth=5, reduce=2, crop=256, batch_size=8, augment="mirror", ignore=11,

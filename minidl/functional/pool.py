@@ -80,8 +80,7 @@ class AveragePool(Function):
         self, bands: Sequence, counts: Sequence[np.ndarray], windows: list[Window] | None
     ) -> None:
         self.windows = windows
-        whole = kernels.resize.Band.of(np.array([0]), np.ones((1, 1)))
-        self.bands = _in_front(list(bands), whole)
+        self.bands = _in_front(list(bands), kernels.resize.ONE)
         depth, height, width = _in_front(list(counts), np.array([1]))
         self.counts = depth[:, None, None, None] * height[:, None, None] * width[:, None]
 

@@ -26,8 +26,7 @@ class Resample(Function):
 
     def __init__(self, bands: Sequence, request: tuple) -> None:
         self.request = request
-        whole = kernels.resize.Band.of(np.array([0]), np.ones((1, 1)))
-        self.bands = (*(whole,) * (3 - len(bands)), *bands)
+        self.bands = (*(kernels.resize.ONE,) * (3 - len(bands)), *bands)
 
     def forward(self, x):
         self.shape = x.shape

@@ -49,6 +49,7 @@ from minidl.kernels.slab import (
 )
 
 WEIGHT_TASK = 98304  # numbers of a weight gradient that one task holds in its cache
+FLAT_DEPTH = 64  # of a product that is written in the order of memory
 FEW_WEIGHTS = 12288  # numbers, half of a first-level cache or so
 WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
 
@@ -155,8 +156,9 @@ def convolve_parts(
 
 @kernel
 def convolve(
-    start, stop, source, beside, packed, bias, relu, grid, planes, jobs, target, splits, unit, out
-):
+    start, stop, source, beside, packed, bias, relu, grid, planes, jobs, target, splits, unit, most,
+    out,
+):  # fmt: skip
     """Tasks are a block of output pixels and a part of the panels of features.
 
     source, beside, out : flat; `out` is overwritten at the pixels of `target` that the jobs have
@@ -164,11 +166,12 @@ def convolve(
     bias : a number for each channel of the target, and as many more as a panel has
     planes : offsets of the planes of a slab
     unit : numbers of a register that are used
+    most : registers of a panel
     """
-    panels = gemm.panels_of((target.channels + unit - 1) // unit)
+    panels = gemm.panels_of((target.channels + unit - 1) // unit, most)
     tall = (grid.block_w + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * gemm.TILE_ROWS
     slab = slab_of(grid, planes, source)
-    sums = simd.room(grid.block_h * tall * gemm.TILE_VECTORS * unit, source)
+    sums = simd.room(grid.block_h * tall * most * unit, source)
     a_runs = np.empty(len(jobs.run_at), np.int64)
     b_runs = np.empty(len(jobs.run_at), np.int64)
     for task in range(start, stop):
@@ -185,7 +188,7 @@ def convolve(
             at_once = 1 if few else rows
             for above in range(0, rows, at_once):
                 for p in range(split * panels // splits, (split + 1) * panels // splits):
-                    feature, width = gemm.panel_place(p, target.channels, unit)
+                    feature, width = gemm.panel_place(p, target.channels, unit, most)
                     at = jobs.packed_at[j] + feature * depth
                     if depth <= DEPTH_BLOCK:
                         convolve_rows(
@@ -200,7 +203,9 @@ def convolve(
 
 
 @kernel
-def pack(start, stop, weight, scale, jobs, row_step, column_step, rows, columns, unit, packed):
+def pack(
+    start, stop, weight, scale, jobs, row_step, column_step, rows, columns, unit, most, packed
+):
     """Lay out weights as the micro-kernel reads them; tasks are panels of jobs.
 
     Row ``t * rows + r``, column f of job j is
@@ -209,10 +214,10 @@ def pack(start, stop, weight, scale, jobs, row_step, column_step, rows, columns,
 
     scale : empty, or a factor for each channel of the target
     """
-    panels = gemm.panels_of((columns + unit - 1) // unit)
+    panels = gemm.panels_of((columns + unit - 1) // unit, most)
     for task in range(start, stop):
         j, p = task // panels, task % panels
-        first, width = gemm.panel_place(p, columns, unit)
+        first, width = gemm.panel_place(p, columns, unit, most)
         filled = min(width, columns - first)
         taps = jobs.first_tap[j + 1] - jobs.first_tap[j]
         for t in range(taps):
@@ -244,6 +249,7 @@ class Layout(NamedTuple):
     jobs: Jobs
     target: Target
     unit: int
+    most: int  # registers of a panel
     row_step: int  # from one row of the matrix of a tap to the next, and from column to column
     column_step: int
 
@@ -257,8 +263,10 @@ def _layout(plan, target, row_step, column_step, group_step, kernel_size, tap_st
 
     jobs = plan.jobs(tap_at, target.channels)
     columns = -(-target.channels // unit) * unit
+    flat = np.diff(jobs.packed_at).max() <= FLAT_DEPTH
+    most = gemm.FLAT_VECTORS if flat else gemm.TILE_VECTORS
     jobs = jobs._replace(packed_at=jobs.packed_at * columns)
-    return Layout(plan, jobs, target, unit, row_step, column_step)
+    return Layout(plan, jobs, target, unit, most, row_step, column_step)
 
 
 @functools.lru_cache(maxsize=512)
@@ -292,22 +300,22 @@ def _input_layout(shape, weight_shape, stride, padding, dilation, groups, size, 
 
 def _run(layout, source, beside, weight, scale, bias, relu, out):
     """Pack `weight`, times `scale` if that is not empty, and run `convolve`."""
-    plan, jobs, target, unit, *steps = layout
+    plan, jobs, target, unit, most, *steps = layout
     if not out.size:
         return
     packed = memory.empty((jobs.packed_at[-1],), out.dtype)
-    panels = gemm.panels_of(-(-target.channels // unit))
+    panels = gemm.panels_of(-(-target.channels // unit), most)
     parallel.run(
         pack, len(jobs.run) * panels, packed.size,
-        weight.reshape(-1), scale, jobs, *steps, plan.channels, target.channels, unit, packed,
+        weight.reshape(-1), scale, jobs, *steps, plan.channels, target.channels, unit, most, packed,
     )  # fmt: skip
-    bias = np.append(bias, np.zeros(gemm.TILE_VECTORS * unit, bias.dtype))
+    bias = np.append(bias, np.zeros(most * unit, bias.dtype))
     splits = max(1, min(panels, -(-MIN_TASKS // max(1, plan.blocks))))
     pixels = out.size // out.shape[-1]
     parallel.run(
         convolve, plan.blocks * splits, pixels * (packed.size / len(plan.phases) + 64) / 50,
         source.reshape(-1), beside.reshape(-1), packed, bias, relu, plan.grid, plan.planes, jobs,
-        target, splits, unit, out.reshape(-1),
+        target, splits, unit, most, out.reshape(-1),
     )  # fmt: skip
 
 

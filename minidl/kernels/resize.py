@@ -18,6 +18,7 @@ from minidl.kernels import memory, parallel, simd
 from minidl.kernels.jit import kernel
 
 AHEAD = 512  # numbers between those that are written and those whose lines are asked for
+FEW = 4  # rows and pixels of a window that are summed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,10 @@ class Band:
         return _transposed(self, size)
 
 
+ONE = Band.of(np.array([0]), np.ones((1, 1)))
+"""An axis with one input, which is the output."""
+
+
 @functools.lru_cache(maxsize=256)
 def _transposed(band: Band, size: int) -> Band:
     inputs = np.arange(size)
@@ -63,96 +68,110 @@ def _transposed(band: Band, size: int) -> Band:
 
 
 @kernel
+def _sum_2x2(x, rows, weights, at, channels, along, i, y, to):
+    """Two neighbouring pixels of two rows; what `_sum_window` does, in one go."""
+    lanes = simd.lanes(y)
+    p, q = rows[0] + at, rows[1] + at
+    a, b = simd.splat(weights[0] * along[i, 0]), simd.splat(weights[0] * along[i, 1])
+    c, d = simd.splat(weights[1] * along[i, 0]), simd.splat(weights[1] * along[i, 1])
+    for k in range(0, channels, lanes):
+        simd.prefetch_write(y, to + k + AHEAD)
+        left = channels - k
+        total = a * simd.load_some(x, p + k, left)
+        total = simd.fma(b, simd.load_some(x, p + channels + k, left), total)
+        total = simd.fma(c, simd.load_some(x, q + k, left), total)
+        total = simd.fma(d, simd.load_some(x, q + channels + k, left), total)
+        simd.store_some(y, to + k, total, left)
+
+
+@kernel
+def _sum_4x4(x, rows, weights, at, channels, along, i, y, to):
+    """Four pixels of four rows."""
+    lanes = simd.lanes(y)
+    a, b = simd.splat(along[i, 0]), simd.splat(along[i, 1])
+    c, d = simd.splat(along[i, 2]), simd.splat(along[i, 3])
+    for k in range(0, channels, lanes):
+        left, total = channels - k, simd.splat(y.dtype.type(0))
+        for t in range(4):
+            p = rows[t] + at + k
+            line = a * simd.load_some(x, p, left)
+            line = simd.fma(b, simd.load_some(x, p + channels, left), line)
+            line = simd.fma(c, simd.load_some(x, p + 2 * channels, left), line)
+            line = simd.fma(d, simd.load_some(x, p + 3 * channels, left), line)
+            total = simd.fma(simd.splat(weights[t]), line, total)
+        simd.store_some(y, to + k, total, left)
+
+
+@kernel
+def _scale_pixel(x, at, weight, channels, y, to):
+    """A window of one pixel."""
+    a = simd.splat(weight)
+    for k in range(0, channels, simd.lanes(y)):
+        left = channels - k
+        simd.store_some(y, to + k, a * simd.load_some(x, at + k, left), left)
+
+
+@kernel
+def _sum_window(x, rows, weights, count, at, taps, channels, along, i, y, to):
+    """Any number of pixels, of any number of rows."""
+    for k in range(0, channels, simd.lanes(y)):
+        total = simd.splat(y.dtype.type(0))
+        for t in range(count):
+            for s in range(taps):
+                part = simd.load_some(x, rows[t] + at + s * channels + k, channels - k)
+                total = simd.fma(simd.splat(weights[t] * along[i, s]), part, total)
+        simd.store_some(y, to + k, total, channels - k)
+
+
+@kernel
+def _sum_pixels(x, rows, weights, count, channels, first, taps, along, y, to):
+    """A row of y, from `to` on: pixel i is the sum over rows t < count and pixels s < taps[i] of
+    ``weights[t] * along[i, s]`` times the pixel ``first[i] + s`` of the row of x at ``rows[t]``.
+    """
+    for i in range(len(first)):
+        at, pixel = first[i] * channels, to + i * channels
+        if count == 1 and taps[i] == 1:
+            _scale_pixel(x, rows[0] + at, weights[0] * along[i, 0], channels, y, pixel)
+        elif count == 2 and taps[i] == 2:
+            _sum_2x2(x, rows, weights, at, channels, along, i, y, pixel)
+        elif count == 4 and taps[i] == 4:
+            _sum_4x4(x, rows, weights, at, channels, along, i, y, pixel)
+        else:
+            _sum_window(x, rows, weights, count, at, taps[i], channels, along, i, y, pixel)
+
+
+@kernel
 def _sum_rows(x, rows, weights, count, line, size):
     """``line[:size] = sum of weights[t] * x[rows[t] : rows[t] + size]`` for t < count.
 
     Two rows at a time, so that the innermost loop has nothing to look up.
     """
     lanes = simd.lanes(x)
-    odd = count % 2
-    if odd:
-        a = simd.splat(weights[0])
-        for i in range(0, size, lanes):
-            simd.store(line, i, a * simd.load_some(x, rows[0] + i, size - i))
-    elif count == 0:
+    if count == 0:
         line[:size] = 0
-    for t in range(odd, count, 2):
+    for t in range(0, count, 2):
+        pair = t + 1 < count
         a, p = simd.splat(weights[t]), rows[t]
-        b, q = simd.splat(weights[t + 1]), rows[t + 1]
-        whole = size - size % lanes
-        for i in range(0, whole, lanes):
-            total = simd.fma(b, simd.load(x, q + i), a * simd.load(x, p + i))
+        b, q = simd.splat(weights[t + 1] if pair else x.dtype.type(0)), rows[t + 1 if pair else t]
+        for i in range(0, size, lanes):
+            total = a * simd.load_some(x, p + i, size - i)
+            if pair:
+                total = simd.fma(b, simd.load_some(x, q + i, size - i), total)
             simd.store(line, i, simd.load(line, i) + total if t else total)
-        if whole < size:
-            some = size - whole
-            total = a * simd.load_some(x, p + whole, some)
-            total = simd.fma(b, simd.load_some(x, q + whole, some), total)
-            simd.store(line, whole, simd.load(line, whole) + total if t else total)
-
-
-@kernel
-def _sum_2(line, at, channels, weights, y, to):
-    """The sum of two neighbouring pixels, in whole vectors."""
-    a, b = simd.splat(weights[0]), simd.splat(weights[1])
-    for c in range(0, channels, simd.lanes(y)):
-        simd.prefetch_write(y, to + c + AHEAD)
-        total = a * simd.load(line, at + c)
-        simd.store(y, to + c, simd.fma(b, simd.load(line, at + channels + c), total))
-
-
-@kernel
-def _sum_4(line, at, channels, weights, y, to):
-    """The sum of four."""
-    a, b, c, d = (
-        simd.splat(weights[0]), simd.splat(weights[1]),
-        simd.splat(weights[2]), simd.splat(weights[3]),
-    )  # fmt: skip
-    for i in range(at, at + channels, simd.lanes(y)):
-        total = a * simd.load(line, i)
-        total = simd.fma(b, simd.load(line, i + channels), total)
-        total = simd.fma(c, simd.load(line, i + 2 * channels), total)
-        total = simd.fma(d, simd.load(line, i + 3 * channels), total)
-        simd.store(y, to + i - at, total)
-
-
-@kernel
-def _sum_pixels(line, channels, first, taps, weights, y, row):
-    """``y[row + i] = sum of weight * pixel of the line``, for all pixels i of a row of y.
-
-    Where a pixel is no whole number of vectors, vectors reach into the pixels behind it, which are
-    written after it; behind the row nothing is written. Reads up to a vector behind the line.
-    """
-    lanes = simd.lanes(y)
-    zero = simd.splat(y.dtype.type(0))
-    end = row + len(first) * channels
-    whole = (channels + lanes - 1) // lanes * lanes
-    for i in range(len(first)):
-        count = taps[i]
-        at, to = first[i] * channels, row + i * channels
-        inside = to + whole <= end
-        if inside and count == 2:
-            _sum_2(line, at, channels, weights[i], y, to)
-        elif inside and count == 4:
-            _sum_4(line, at, channels, weights[i], y, to)
-        else:
-            for c in range(0, channels, lanes):
-                total = zero
-                for t in range(count):
-                    part = simd.load(line, at + t * channels + c)
-                    total = simd.fma(simd.splat(weights[i, t]), part, total)
-                simd.store_some(y, to + c, total, end - to - c)
 
 
 @kernel
 def _resample(start, stop, x, shape, first_d, taps_d, weight_d, first_h, taps_h, weight_h,
               first_w, taps_w, weight_w, y):  # fmt: skip
-    """Tasks are rows of y: rows of x are summed first, then pixels along that sum."""
+    """Tasks are rows of y. Where windows are large, rows of x are summed first, for all pixels."""
     depth, height, width, channels = shape
     out_d, out_h, out_w = len(first_d), len(first_h), len(first_w)
     size = width * channels
     line = simd.room(size + simd.lanes(x), x)
     rows = np.empty(weight_d.shape[1] * weight_h.shape[1], np.int64)
     weights = np.empty(rows.size, x.dtype)
+    first, one = np.zeros(1, np.int64), np.ones(1, x.dtype)
+    few = rows.size <= FEW and weight_w.shape[1] <= FEW
     for row in range(start, stop):
         n, od, oh = row // (out_d * out_h), row // out_h % out_d, row % out_h
         count = 0
@@ -161,8 +180,12 @@ def _resample(start, stop, x, shape, first_d, taps_d, weight_d, first_h, taps_h,
                 rows[count] = ((n * depth + first_d[od] + d) * height + first_h[oh] + h) * size
                 weights[count] = weight_d[od, d] * weight_h[oh, h]
                 count += 1
-        _sum_rows(x, rows, weights, count, line, size)
-        _sum_pixels(line, channels, first_w, taps_w, weight_w, y, row * out_w * channels)
+        to = row * out_w * channels
+        if few:
+            _sum_pixels(x, rows, weights, count, channels, first_w, taps_w, weight_w, y, to)
+        else:
+            _sum_rows(x, rows, weights, count, line, size)
+            _sum_pixels(line, first, one, 1, channels, first_w, taps_w, weight_w, y, to)
 
 
 def resample(x: np.ndarray, bands: tuple[Band, Band, Band]) -> np.ndarray:
