@@ -36,6 +36,7 @@ class Row:
     name, floor : what it is, and the ratio that is asked for
     threads : threads of either side
     operations : floating-point operations of the plain algorithm, or 0 where they say nothing
+    traffic : bytes that have to be read or written at least, or 0 where nobody has counted
     scale : factors for the times of sides that do less or more work than ours
     times : for each side the seconds of each run; 'minidl' is ours
     note : which algorithm ran
@@ -46,6 +47,7 @@ class Row:
     floor: float
     threads: int
     operations: float = 0.0
+    traffic: float = 0.0
     scale: dict[str, float] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=dict)
     note: str = ""
@@ -80,6 +82,11 @@ class Row:
     def gflops(self) -> float:
         """Effective billions of operations a second: those of the plain algorithm."""
         return self.operations / self.median("minidl") / 1e9
+
+    @property
+    def bandwidth(self) -> float:
+        """Billions of bytes a second, of those that are needed."""
+        return self.traffic / self.median("minidl") / 1e9
 
     def __str__(self) -> str:
         return f"{self.ratio:6.2f} (at least {self.floor}) {self.name}, {on(self.threads)}"
@@ -164,6 +171,41 @@ def peak_gflops(threads: int) -> float:
             list(pool.map(tiles, sums))
             times.append(time.perf_counter() - start)
     return 2e-9 * threads * rows * run * len(runs) * width / min(times)
+
+
+def peak_bandwidth(threads: int) -> float:
+    """Billions of bytes a second that ``a + b`` reads and writes, of arrays beyond all caches."""
+    parts = [np.ones((3, 8 << 20), np.float32) for _ in range(threads)]
+
+    def add(part: np.ndarray) -> None:
+        np.add(part[0], part[1], out=part[2])
+
+    times = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(20):
+            start = time.perf_counter()
+            list(pool.map(add, parts))
+            times.append(time.perf_counter() - start)
+    return sum(part.nbytes for part in parts) / min(times) / 1e9
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The best of this machine: arithmetic in GF/s, memory in GB/s."""
+
+    gflops: float
+    bandwidth: float
+
+    @classmethod
+    def measure(cls, threads: int) -> Peaks:
+        """On so many threads."""
+        return cls(peak_gflops(threads), peak_bandwidth(threads))
+
+    def shares(self, row: Row) -> tuple[str, str]:
+        """How near `row` comes to either; nothing where that was not counted."""
+        arithmetic = f"{row.gflops / self.gflops:.0%}" if row.operations else ""
+        memory = f"{row.bandwidth / self.bandwidth:.0%}" if row.traffic else ""
+        return arithmetic, memory
 
 
 def machine() -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Limit, Row, on
+from harness import Limit, Peaks, Row, on
 
 STEADY = "sizes"  # the group in which minidl is its own rival
 TITLES = {
@@ -25,7 +25,7 @@ LOSSES = ("#f2b27e", "#c8501e")
 
 
 def write(
-    folder: Path, results: Sequence[Row | Limit], peaks: dict[int, float], machine: dict[str, str]
+    folder: Path, results: Sequence[Row | Limit], peaks: dict[int, Peaks], machine: dict[str, str]
 ) -> None:
     """Write table.md, summary.md, table.json and chart.png, each whole or not at all."""
     names = [result.name for result in results]
@@ -35,7 +35,7 @@ def write(
     text = markdown(rows, limits, peaks, machine)
     record = {
         "machine": machine,
-        "peak_gflops": peaks,
+        "peaks": {threads: vars(peak) for threads, peak in peaks.items()},
         "rows": [_row_record(row) for row in rows],
         "limits": [vars(limit) | {"value": limit.value, "met": limit.met} for limit in limits],
     }
@@ -56,29 +56,32 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
 
 def _row_record(row: Row) -> dict[str, Any]:
     found = {"rival": row.rival, "ratio": row.ratio, "met": row.met, "spread": row.spread}
-    return vars(row) | found | {"gflops": row.gflops}
+    return vars(row) | found | {"gflops": row.gflops, "bandwidth": row.bandwidth}
 
 
 def markdown(
-    rows: Sequence[Row], limits: Sequence[Limit], peaks: dict[int, float], machine: dict[str, str]
+    rows: Sequence[Row], limits: Sequence[Limit], peaks: dict[int, Peaks], machine: dict[str, str]
 ) -> str:
     """The tables, with what falls short in bold."""
     lines = [f"- {name}: {value}" for name, value in machine.items()]
-    peak = ", ".join(f"{value:.0f} GF/s on {on(n)}" for n, value in peaks.items())
-    lines += [f"- measured peak: {peak}", ""]
+    best = ", ".join(
+        f"{peak.gflops:.0f} GF/s and {peak.bandwidth:.0f} GB/s on {on(n)}"
+        for n, peak in peaks.items()
+    )
+    lines += [f"- measured peaks: {best}", ""]
     lines += [
         "| workload | threads | minidl ms | best other ms | which | ratio | asked | spread "
-        "| GF/s | of peak | algorithm |",
-        "| --- | --: | --: | --: | --- | --: | --: | --: | --: | --: | --- |",
+        "| GF/s | of peak | of memory's | algorithm |",
+        "| --- | --: | --: | --: | --- | --: | --: | --: | --: | --: | --: | --- |",
     ]
     for row in rows:
         speed = f"{row.gflops:.0f}" if row.operations else ""
-        share = f"{row.gflops / peaks[row.threads]:.0%}" if row.operations else ""
+        share, memory = peaks[row.threads].shares(row)
         lines.append(
             f"| {row.name} | {row.threads} | {row.median('minidl') * 1e3:.2f} "
             f"| {row.median(row.rival) * 1e3:.2f} | {row.rival} "
             f"| {_verdict(f'{row.ratio:.2f}', row.met)} | {row.floor} "
-            f"| {row.spread:.0%} | {speed} | {share} | {row.note} |"
+            f"| {row.spread:.0%} | {speed} | {share} | {memory} | {row.note} |"
         )
     if limits:
         lines += [
@@ -95,8 +98,8 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-def summary(rows: Sequence[Row], peaks: dict[int, float]) -> str:
-    """One line for each workload: the ratio and the share of the peak for each thread count."""
+def summary(rows: Sequence[Row], peaks: dict[int, Peaks]) -> str:
+    """One line for each workload and, for each thread count, the ratio and the share of a peak."""
     counts = sorted({row.threads for row in rows})
     heads = [f"{on(n)} | of peak" for n in counts]
     lines = [
@@ -113,8 +116,9 @@ def summary(rows: Sequence[Row], peaks: dict[int, float]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _brief(row: Row, peaks: dict[int, float]) -> list[str]:
-    share = f"{row.gflops / peaks[row.threads]:.0%}" if row.operations else ""
+def _brief(row: Row, peaks: dict[int, Peaks]) -> list[str]:
+    share, memory = peaks[row.threads].shares(row)
+    share = share or (f"{memory} *" if memory else "")
     return [_verdict(f"{row.ratio:.2f}", row.met), share]
 
 

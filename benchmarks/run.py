@@ -62,7 +62,7 @@ def main() -> None:
         parser.error(f"no group {', '.join(unknown)}; there are {', '.join(GROUPS)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     machine, results = harness.machine(), []
-    peaks = {threads: harness.peak_gflops(threads) for threads in arguments.threads}
+    peaks = {threads: harness.Peaks.measure(threads) for threads in arguments.threads}
     for threads in arguments.threads:
         for group in arguments.groups or GROUPS:
             try:

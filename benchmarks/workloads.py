@@ -109,6 +109,7 @@ def _conv_jobs(
         out = ours(x, w, b, padding=padding, **settings).shape
     pixels = np.prod(shape[1:-1]) if transposed else np.prod(out[1:-1])
     row.operations = 2.0 * len(x) * pixels * w.size * (3 if backward else 1)
+    row.traffic = 0.0 if backward else 4.0 * (x.size + w.size + np.prod(out))
     stride = settings.get("stride", 1)
     lifted = (1,) * (3 - axes) + size
     row.note = conv_kernels.algorithm_for(x.dtype, (*lifted, *inner), (stride,) * 3, groups)
@@ -197,6 +198,9 @@ def _layer_row(row: Row, ours: Any, theirs: Any, shape: tuple[int, ...], *rest: 
 
     def make() -> Jobs:
         x = _normal(*shape)
+        with md.no_grad():
+            y = ours(*map(md.Tensor, (x, *rest)))
+        row.traffic = 2 * 4.0 * (x.size + y.size)  # x, y, and the gradients of both
 
         def other(channels_last: bool) -> Any:
             return theirs, [from_channels_last(x, channels_last), *map(torch.from_numpy, rest)]
@@ -245,20 +249,21 @@ def layers(threads: int) -> Work:
 
 def optimisers(threads: int) -> Work:
     """One step on 31 million parameters; PyTorch's both as they are made and fused."""
-    for name, settings in (
-        ("Adam", {"lr": 1e-3}),
-        ("SGD with momentum", {"lr": 1e-3, "momentum": 0.9}),
+    for name, settings, touched in (
+        ("Adam", {"lr": 1e-3}, 7),  # parameter, gradient, two states; three of them written
+        ("SGD with momentum", {"lr": 1e-3, "momentum": 0.9}, 5),
     ):
         row = Row(f"{name} step, 31 M parameters", 1.0, threads)
-        yield row, partial(_optimiser_jobs, name.split()[0], settings)
+        yield row, partial(_optimiser_jobs, row, name.split()[0], settings, touched)
 
 
-def _optimiser_jobs(name: str, settings: dict[str, Any]) -> Jobs:
+def _optimiser_jobs(row: Row, name: str, settings: dict[str, Any], touched: int) -> Jobs:
     shapes = [(3, 3, 512, 1024), (3, 3, 1024, 1024), (3, 3, 1024, 512), (3, 3, 512, 512)]
     shapes += [(3, 3, 256, 512)] * 4 + [(64,)] * 40
     mine = [md.nn.Parameter(_normal(*shape)) for shape in shapes]
     for parameter in mine:
         parameter.grad = _normal(*parameter.shape)
+    row.traffic = 4.0 * touched * sum(parameter.size for parameter in mine)
     jobs: Jobs = {"minidl": getattr(md.optim, name)(mine, **settings).step}
     for side, fused in {"pytorch": False, "pytorch fused": True}.items():
         theirs = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in mine]

@@ -49,7 +49,8 @@ from minidl.kernels.slab import (
 )
 
 WEIGHT_TASK = 98304  # numbers of a weight gradient that one task holds in its cache
-FLAT_DEPTH = 64  # of a product that is written in the order of memory
+FLAT_DEPTH = 64  # of a product that is computed faster than it is written
+STRIPE = 2 * gemm.TILE_ROWS  # pixels between computing and writing, in the first-level cache
 FEW_WEIGHTS = 12288  # numbers, half of a first-level cache or so
 WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
 
@@ -79,10 +80,18 @@ def multiply_row(
 
 
 @kernel
-def copy_pixels(source, row, out, to, step, pixels, count):
-    """Copy `count` channels of pixels that are `row` apart to pixels `step` apart."""
+def copy_pixels(source, row, out, to, step, pixels, count, past):
+    """Copy `count` channels of pixels that are `row` apart to pixels `step` apart.
+
+    past : whether to write past the caches
+    """
+    lanes = simd.lanes(out)
     for i in range(pixels):
-        copy_channels(source, i * row, out, to + i * step, count)
+        if past:
+            for c in range(0, count - lanes + 1, lanes):
+                simd.stream(out, to + i * step + c, simd.load(source, i * row + c))
+        else:
+            copy_channels(source, i * row, out, to + i * step, count)
 
 
 @kernel
@@ -100,16 +109,19 @@ def target_row(target, jobs, j, n, d, h, w):
 @kernel
 def convolve_rows(
     slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature, grid, planes, jobs, j,
-    target, a_runs, b_runs, sums, out,
+    target, a_runs, b_runs, sums, past, out,
 ):  # fmt: skip
     """One panel of features of job j, for `rows` rows of `wide` pixels: row by row, in one go.
 
-    Whole tiles are written where they belong; what is left at the ends goes through `sums`.
+    Whole tiles are written where they belong; what is left at the ends goes through `sums`, and so
+    does all that is written past the caches, a few tiles at a time.
     """
     first, last, run = jobs.first_run[j], jobs.first_run[j + 1], jobs.run[j]
     step, shift = target.step_w * target.row, jobs.channel[j] + feature
     filled = min(width, target.channels - feature)
-    whole = wide - wide % gemm.TILE_ROWS if filled == width else 0
+    past = past and filled == width and width % simd.lanes(out) == 0
+    whole = wide - wide % gemm.TILE_ROWS if filled == width and not past else 0
+    together = STRIPE if past else max(1, wide - whole)
     for h in range(top, top + rows):
         to = target_row(target, jobs, j, n, d, h, w)
         if to < 0:
@@ -119,12 +131,14 @@ def convolve_rows(
             slab, gemm.ZERO, packed, at, width, a_runs, b_runs, runs, run, grid,
             bias, shift, gemm.ZERO, out, to + feature, step, whole, relu,
         )  # fmt: skip
-        if whole < wide:
+        for column in range(whole, wide, together):
+            count = min(together, wide - column)
             multiply_row(
-                slab, whole, packed, at, width, a_runs, b_runs, runs, run, grid,
-                bias, shift, gemm.ZERO, sums, gemm.ZERO, width, wide - whole, relu,
+                slab, column, packed, at, width, a_runs, b_runs, runs, run, grid,
+                bias, shift, gemm.ZERO, sums, gemm.ZERO, width, count, relu,
             )  # fmt: skip
-            copy_pixels(sums, width, out, to + feature + whole * step, step, wide - whole, filled)
+            place = to + feature + column * step
+            copy_pixels(sums, width, out, place, step, count, filled, past)
 
 
 @kernel
@@ -151,12 +165,13 @@ def convolve_parts(
         to = target_row(target, jobs, j, n, d, top + i, w)
         if to >= 0:
             filled = min(width, target.channels - feature)
-            copy_pixels(sums[i * tall * width :], width, out, to + feature, step, wide, filled)
+            line = sums[i * tall * width :]
+            copy_pixels(line, width, out, to + feature, step, wide, filled, gemm.NO)
 
 
 @kernel
 def convolve(
-    start, stop, source, beside, packed, bias, relu, grid, planes, jobs, target, splits, unit, most,
+    start, stop, source, beside, packed, bias, relu, grid, planes, jobs, target, splits, unit, past,
     out,
 ):  # fmt: skip
     """Tasks are a block of output pixels and a part of the panels of features.
@@ -166,12 +181,12 @@ def convolve(
     bias : a number for each channel of the target, and as many more as a panel has
     planes : offsets of the planes of a slab
     unit : numbers of a register that are used
-    most : registers of a panel
+    past : whether to write past the caches where a product is not deep
     """
-    panels = gemm.panels_of((target.channels + unit - 1) // unit, most)
+    panels = gemm.panels_of((target.channels + unit - 1) // unit)
     tall = (grid.block_w + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * gemm.TILE_ROWS
     slab = slab_of(grid, planes, source)
-    sums = simd.room(grid.block_h * tall * most * unit, source)
+    sums = simd.room(grid.block_h * tall * gemm.TILE_VECTORS * unit, source)
     a_runs = np.empty(len(jobs.run_at), np.int64)
     b_runs = np.empty(len(jobs.run_at), np.int64)
     for task in range(start, stop):
@@ -188,24 +203,24 @@ def convolve(
             at_once = 1 if few else rows
             for above in range(0, rows, at_once):
                 for p in range(split * panels // splits, (split + 1) * panels // splits):
-                    feature, width = gemm.panel_place(p, target.channels, unit, most)
+                    feature, width = gemm.panel_place(p, target.channels, unit)
                     at = jobs.packed_at[j] + feature * depth
                     if depth <= DEPTH_BLOCK:
                         convolve_rows(
                             slab, packed, at, width, bias, relu, n, d, top + above, w, at_once,
-                            wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
+                            wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums,
+                            past and depth <= FLAT_DEPTH, out,
                         )  # fmt: skip
                     else:
                         convolve_parts(
                             slab, packed, at, width, bias, relu, n, d, top, w, rows,
                             wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
                         )  # fmt: skip
+    simd.drain()
 
 
 @kernel
-def pack(
-    start, stop, weight, scale, jobs, row_step, column_step, rows, columns, unit, most, packed
-):
+def pack(start, stop, weight, scale, jobs, row_step, column_step, rows, columns, unit, packed):
     """Lay out weights as the micro-kernel reads them; tasks are panels of jobs.
 
     Row ``t * rows + r``, column f of job j is
@@ -214,10 +229,10 @@ def pack(
 
     scale : empty, or a factor for each channel of the target
     """
-    panels = gemm.panels_of((columns + unit - 1) // unit, most)
+    panels = gemm.panels_of((columns + unit - 1) // unit)
     for task in range(start, stop):
         j, p = task // panels, task % panels
-        first, width = gemm.panel_place(p, columns, unit, most)
+        first, width = gemm.panel_place(p, columns, unit)
         filled = min(width, columns - first)
         taps = jobs.first_tap[j + 1] - jobs.first_tap[j]
         for t in range(taps):
@@ -249,7 +264,6 @@ class Layout(NamedTuple):
     jobs: Jobs
     target: Target
     unit: int
-    most: int  # registers of a panel
     row_step: int  # from one row of the matrix of a tap to the next, and from column to column
     column_step: int
 
@@ -263,10 +277,8 @@ def _layout(plan, target, row_step, column_step, group_step, kernel_size, tap_st
 
     jobs = plan.jobs(tap_at, target.channels)
     columns = -(-target.channels // unit) * unit
-    flat = np.diff(jobs.packed_at).max() <= FLAT_DEPTH
-    most = gemm.FLAT_VECTORS if flat else gemm.TILE_VECTORS
     jobs = jobs._replace(packed_at=jobs.packed_at * columns)
-    return Layout(plan, jobs, target, unit, most, row_step, column_step)
+    return Layout(plan, jobs, target, unit, row_step, column_step)
 
 
 @functools.lru_cache(maxsize=512)
@@ -300,22 +312,22 @@ def _input_layout(shape, weight_shape, stride, padding, dilation, groups, size, 
 
 def _run(layout, source, beside, weight, scale, bias, relu, out):
     """Pack `weight`, times `scale` if that is not empty, and run `convolve`."""
-    plan, jobs, target, unit, most, *steps = layout
+    plan, jobs, target, unit, *steps = layout
     if not out.size:
         return
     packed = memory.empty((jobs.packed_at[-1],), out.dtype)
-    panels = gemm.panels_of(-(-target.channels // unit), most)
+    panels = gemm.panels_of(-(-target.channels // unit))
     parallel.run(
         pack, len(jobs.run) * panels, packed.size,
-        weight.reshape(-1), scale, jobs, *steps, plan.channels, target.channels, unit, most, packed,
+        weight.reshape(-1), scale, jobs, *steps, plan.channels, target.channels, unit, packed,
     )  # fmt: skip
-    bias = np.append(bias, np.zeros(most * unit, bias.dtype))
+    bias = np.append(bias, np.zeros(gemm.TILE_VECTORS * unit, bias.dtype))
     splits = max(1, min(panels, -(-MIN_TASKS // max(1, plan.blocks))))
     pixels = out.size // out.shape[-1]
     parallel.run(
         convolve, plan.blocks * splits, pixels * (packed.size / len(plan.phases) + 64) / 50,
         source.reshape(-1), beside.reshape(-1), packed, bias, relu, plan.grid, plan.planes, jobs,
-        target, splits, unit, most, out.reshape(-1),
+        target, splits, unit, out.nbytes >= simd.STREAM_BYTES, out.reshape(-1),
     )  # fmt: skip
 
 

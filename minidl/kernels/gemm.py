@@ -22,9 +22,6 @@ from minidl.kernels.jit import DISABLED, kernel
 
 # A tile takes rows x vectors registers, a row of B `vectors`, and a broadcast one more.
 TILE_ROWS, TILE_VECTORS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
-# Where a product is not deep, writing it takes longer than computing it, and memory is written
-# faster in its order than in stripes. Then tiles are half as high and up to so many wide.
-FLAT_VECTORS = 4 if simd.REGISTERS == 32 else TILE_VECTORS
 ROW_BLOCK = 12 * TILE_ROWS  # rows of A that are worked on together, small enough for the cache
 # As arguments between kernels: a plain 0, 1 or False would have them compiled for that very value.
 ZERO, ONE, NO = np.int64(0), np.int64(1), np.bool_(False)
@@ -168,7 +165,6 @@ tile_3 = _emit_tile(TILE_ROWS, 3)
 tile_half = _emit_tile(TILE_ROWS, 0, half=True)
 tile_half_tall = _emit_tile(2 * TILE_ROWS, 0, half=True)  # eight sums would wait for each other
 tile_1_half = _emit_tile(TILE_ROWS, 1, half=True)
-tile_flat = _emit_tile(TILE_ROWS // 2, FLAT_VECTORS)
 
 if DISABLED:  # the micro-kernel on ndarrays
 
@@ -192,7 +188,6 @@ if DISABLED:  # the micro-kernel on ndarrays
 
     tile_1, tile_2, tile_3 = _tile(1), _tile(2), _tile(3)
     tile_half, tile_half_tall, tile_1_half = _tile(0.5), _tile(0.5, 2 * TILE_ROWS), _tile(1.5)
-    tile_flat = _tile(FLAT_VECTORS, TILE_ROWS // 2)
 
 
 def vectors_for(columns: int, dtype: np.dtype) -> int:
@@ -206,23 +201,23 @@ def whole_tiles(rows: int) -> int:
 
 
 @kernel
-def panels_of(vectors, most=TILE_VECTORS):
-    """Number of panels that `vectors` registers are cut into, `most` in each at most."""
-    return (vectors + most - 1) // most
+def panels_of(vectors):
+    """Number of panels that `vectors` registers are cut into."""
+    return (vectors + TILE_VECTORS - 1) // TILE_VECTORS
 
 
 @kernel
-def panel_start(panel, vectors, most=TILE_VECTORS):
+def panel_start(panel, vectors):
     """First register of a panel. Panels are even: 4 = 2 + 2 keeps a tile busier than 3 + 1."""
-    return panel * vectors // panels_of(vectors, most)
+    return panel * vectors // panels_of(vectors)
 
 
 @kernel
-def panel_place(panel, features, unit, most=TILE_VECTORS):
+def panel_place(panel, features, unit):
     """First feature of a panel, and how many it has room for."""
     vectors = (features + unit - 1) // unit
-    first = panel_start(panel, vectors, most) * unit
-    return first, panel_start(panel + 1, vectors, most) * unit - first
+    first = panel_start(panel, vectors) * unit
+    return first, panel_start(panel + 1, vectors) * unit - first
 
 
 @kernel
@@ -234,7 +229,7 @@ def multiply_block(
 
     Step k of run r reads ``A[i] = a[a_at + a_runs[r] + i * a_row + k * a_step]`` and the `width`
     numbers at ``b[b_at + b_runs[r] + k * b_step]``; the width is half a register, one, one and a
-    half, two, three or `FLAT_VECTORS`. There is at least one step. Row i of the start is at
+    half, two or three. There is at least one step. Row i of the start is at
     ``start_at + i * start_row``: 0 for a row distance adds the same to all, and C itself as start
     adds to it.
 
@@ -258,13 +253,6 @@ def multiply_block(
                 a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
                 start, start_i, start_row, c, c_i, c_row, relu,
             )  # fmt: skip
-        elif width > TILE_VECTORS * lanes:
-            for half in range(0, TILE_ROWS, TILE_ROWS // 2):
-                tile_flat(
-                    a, a_i + half * a_row, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs,
-                    run, start, start_i + half * start_row, start_row, c, c_i + half * c_row, c_row,
-                    relu,
-                )  # fmt: skip
         elif width == lanes:
             tile_1(
                 a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
