@@ -53,7 +53,7 @@ RECIPES = {
     ),
     "nerve_usgra": Options(
         **FAR, reduce=4, crop=512, batch_size=4, class_names=NERVE,
-        optimiser="adamw", weight_decay=0.1, average=0.99, steps=1400,
+        optimiser="adamw", weight_decay=0.1, average=0.99, steps=800,
     ),
     "camvid": Options(
         depth=5, reduce=2, crop=256, batch_size=8, augment="mirror", ignore=11,
