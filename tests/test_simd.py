@@ -25,12 +25,6 @@ def _copy_some(source, at, out, to, read, written):
 
 
 @kernel
-def _copy_past(source, at, out, to):
-    simd.stream(out, to, simd.load(source, at))
-    simd.drain()
-
-
-@kernel
 def _combine(a, b, out):
     x, y = simd.load(a, 0), simd.load(b, 0)
     lanes = simd.lanes(a)
@@ -56,18 +50,6 @@ def test_a_vector_fills_a_register(dtype):
     assert simd.lanes_of(dtype) * np.dtype(dtype).itemsize == simd.REGISTER_BYTES
     assert simd.REGISTER_BYTES in (16, 32, 64) and simd.REGISTERS in (16, 32)
     assert simd.FLOAT32_LANES == simd.lanes_of(np.float32) == 2 * simd.lanes_of(np.float64)
-
-
-@each_dtype
-def test_a_stream_is_a_store_wherever_it_goes(dtype):
-    lanes = simd.lanes_of(dtype)
-    source = _numbers(dtype, 2 * lanes)
-    for to in range(2 * lanes):  # one of them is aligned, whatever the array is
-        out = np.full(3 * lanes, 7, dtype)
-        _copy_past(source, 1, out, to)
-        expected = np.full(3 * lanes, 7, dtype)
-        expected[to : to + lanes] = source[1 : 1 + lanes]
-        np.testing.assert_array_equal(out, expected)
 
 
 @each_dtype

@@ -49,8 +49,6 @@ from minidl.kernels.slab import (
 )
 
 WEIGHT_TASK = 98304  # numbers of a weight gradient that one task holds in its cache
-FLAT_DEPTH = 64  # of a product that is computed faster than it is written
-STRIPE = 2 * gemm.TILE_ROWS  # pixels between computing and writing, in the first-level cache
 FEW_WEIGHTS = 12288  # numbers, half of a first-level cache or so
 WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
 
@@ -80,18 +78,10 @@ def multiply_row(
 
 
 @kernel
-def copy_pixels(source, row, out, to, step, pixels, count, past):
-    """Copy `count` channels of pixels that are `row` apart to pixels `step` apart.
-
-    past : whether to write past the caches
-    """
-    lanes = simd.lanes(out)
+def copy_pixels(source, row, out, to, step, pixels, count):
+    """Copy `count` channels of pixels that are `row` apart to pixels `step` apart."""
     for i in range(pixels):
-        if past:
-            for c in range(0, count - lanes + 1, lanes):
-                simd.stream(out, to + i * step + c, simd.load(source, i * row + c))
-        else:
-            copy_channels(source, i * row, out, to + i * step, count)
+        copy_channels(source, i * row, out, to + i * step, count)
 
 
 @kernel
@@ -109,19 +99,16 @@ def target_row(target, jobs, j, n, d, h, w):
 @kernel
 def convolve_rows(
     slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature, grid, planes, jobs, j,
-    target, a_runs, b_runs, sums, past, out,
+    target, a_runs, b_runs, sums, out,
 ):  # fmt: skip
     """One panel of features of job j, for `rows` rows of `wide` pixels: row by row, in one go.
 
-    Whole tiles are written where they belong; what is left at the ends goes through `sums`, and so
-    does all that is written past the caches, a few tiles at a time.
+    Whole tiles are written where they belong; what is left at the ends goes through `sums`.
     """
     first, last, run = jobs.first_run[j], jobs.first_run[j + 1], jobs.run[j]
     step, shift = target.step_w * target.row, jobs.channel[j] + feature
     filled = min(width, target.channels - feature)
-    past = past and filled == width and width % simd.lanes(out) == 0
-    whole = wide - wide % gemm.TILE_ROWS if filled == width and not past else 0
-    together = STRIPE if past else max(1, wide - whole)
+    whole = wide - wide % gemm.TILE_ROWS if filled == width else 0
     for h in range(top, top + rows):
         to = target_row(target, jobs, j, n, d, h, w)
         if to < 0:
@@ -131,14 +118,12 @@ def convolve_rows(
             slab, gemm.ZERO, packed, at, width, a_runs, b_runs, runs, run, grid,
             bias, shift, gemm.ZERO, out, to + feature, step, whole, relu,
         )  # fmt: skip
-        for column in range(whole, wide, together):
-            count = min(together, wide - column)
+        if whole < wide:
             multiply_row(
-                slab, column, packed, at, width, a_runs, b_runs, runs, run, grid,
-                bias, shift, gemm.ZERO, sums, gemm.ZERO, width, count, relu,
+                slab, whole, packed, at, width, a_runs, b_runs, runs, run, grid,
+                bias, shift, gemm.ZERO, sums, gemm.ZERO, width, wide - whole, relu,
             )  # fmt: skip
-            place = to + feature + column * step
-            copy_pixels(sums, width, out, place, step, count, filled, past)
+            copy_pixels(sums, width, out, to + feature + whole * step, step, wide - whole, filled)
 
 
 @kernel
@@ -165,15 +150,13 @@ def convolve_parts(
         to = target_row(target, jobs, j, n, d, top + i, w)
         if to >= 0:
             filled = min(width, target.channels - feature)
-            line = sums[i * tall * width :]
-            copy_pixels(line, width, out, to + feature, step, wide, filled, gemm.NO)
+            copy_pixels(sums[i * tall * width :], width, out, to + feature, step, wide, filled)
 
 
 @kernel
 def convolve(
-    start, stop, source, beside, packed, bias, relu, grid, planes, jobs, target, splits, unit, past,
-    out,
-):  # fmt: skip
+    start, stop, source, beside, packed, bias, relu, grid, planes, jobs, target, splits, unit, out
+):
     """Tasks are a block of output pixels and a part of the panels of features.
 
     source, beside, out : flat; `out` is overwritten at the pixels of `target` that the jobs have
@@ -181,7 +164,6 @@ def convolve(
     bias : a number for each channel of the target, and as many more as a panel has
     planes : offsets of the planes of a slab
     unit : numbers of a register that are used
-    past : whether to write past the caches where a product is not deep
     """
     panels = gemm.panels_of((target.channels + unit - 1) // unit)
     tall = (grid.block_w + gemm.TILE_ROWS - 1) // gemm.TILE_ROWS * gemm.TILE_ROWS
@@ -208,15 +190,13 @@ def convolve(
                     if depth <= DEPTH_BLOCK:
                         convolve_rows(
                             slab, packed, at, width, bias, relu, n, d, top + above, w, at_once,
-                            wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums,
-                            past and depth <= FLAT_DEPTH, out,
+                            wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
                         )  # fmt: skip
                     else:
                         convolve_parts(
                             slab, packed, at, width, bias, relu, n, d, top, w, rows,
                             wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
                         )  # fmt: skip
-    simd.drain()
 
 
 @kernel
@@ -327,7 +307,7 @@ def _run(layout, source, beside, weight, scale, bias, relu, out):
     parallel.run(
         convolve, plan.blocks * splits, pixels * (packed.size / len(plan.phases) + 64) / 50,
         source.reshape(-1), beside.reshape(-1), packed, bias, relu, plan.grid, plan.planes, jobs,
-        target, splits, unit, out.nbytes >= simd.STREAM_BYTES, out.reshape(-1),
+        target, splits, unit, out.reshape(-1),
     )  # fmt: skip
 
 

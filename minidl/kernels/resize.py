@@ -68,30 +68,20 @@ def _transposed(band: Band, size: int) -> Band:
 
 
 @kernel
-def _put(y, to, value, left, past):
-    """Write a vector, of which `left` numbers count; past the caches if `past`."""
-    if past and left >= simd.lanes(y):
-        simd.stream(y, to, value)
-    else:
-        simd.store_some(y, to, value, left)
-
-
-@kernel
-def _sum_2x2(x, rows, weights, at, channels, along, i, y, to, past):
+def _sum_2x2(x, rows, weights, at, channels, along, i, y, to):
     """Two neighbouring pixels of two rows; what `_sum_window` does, in one go."""
     lanes = simd.lanes(y)
     p, q = rows[0] + at, rows[1] + at
     a, b = simd.splat(weights[0] * along[i, 0]), simd.splat(weights[0] * along[i, 1])
     c, d = simd.splat(weights[1] * along[i, 0]), simd.splat(weights[1] * along[i, 1])
     for k in range(0, channels, lanes):
+        simd.prefetch_write(y, to + k + AHEAD)
         left = channels - k
-        if not past:
-            simd.prefetch_write(y, to + k + AHEAD)
         total = a * simd.load_some(x, p + k, left)
         total = simd.fma(b, simd.load_some(x, p + channels + k, left), total)
         total = simd.fma(c, simd.load_some(x, q + k, left), total)
         total = simd.fma(d, simd.load_some(x, q + channels + k, left), total)
-        _put(y, to + k, total, left, past)
+        simd.store_some(y, to + k, total, left)
 
 
 @kernel
@@ -113,12 +103,12 @@ def _sum_4x4(x, rows, weights, at, channels, along, i, y, to):
 
 
 @kernel
-def _scale_pixel(x, at, weight, channels, y, to, past):
+def _scale_pixel(x, at, weight, channels, y, to):
     """A window of one pixel."""
     a = simd.splat(weight)
     for k in range(0, channels, simd.lanes(y)):
         left = channels - k
-        _put(y, to + k, a * simd.load_some(x, at + k, left), left, past)
+        simd.store_some(y, to + k, a * simd.load_some(x, at + k, left), left)
 
 
 @kernel
@@ -134,16 +124,16 @@ def _sum_window(x, rows, weights, count, at, taps, channels, along, i, y, to):
 
 
 @kernel
-def _sum_pixels(x, rows, weights, count, channels, first, taps, along, y, to, past):
+def _sum_pixels(x, rows, weights, count, channels, first, taps, along, y, to):
     """A row of y, from `to` on: pixel i is the sum over rows t < count and pixels s < taps[i] of
     ``weights[t] * along[i, s]`` times the pixel ``first[i] + s`` of the row of x at ``rows[t]``.
     """
     for i in range(len(first)):
         at, pixel = first[i] * channels, to + i * channels
         if count == 1 and taps[i] == 1:
-            _scale_pixel(x, rows[0] + at, weights[0] * along[i, 0], channels, y, pixel, past)
+            _scale_pixel(x, rows[0] + at, weights[0] * along[i, 0], channels, y, pixel)
         elif count == 2 and taps[i] == 2:
-            _sum_2x2(x, rows, weights, at, channels, along, i, y, pixel, past)
+            _sum_2x2(x, rows, weights, at, channels, along, i, y, pixel)
         elif count == 4 and taps[i] == 4:
             _sum_4x4(x, rows, weights, at, channels, along, i, y, pixel)
         else:
@@ -172,11 +162,8 @@ def _sum_rows(x, rows, weights, count, line, size):
 
 @kernel
 def _resample(start, stop, x, shape, first_d, taps_d, weight_d, first_h, taps_h, weight_h,
-              first_w, taps_w, weight_w, past, y):  # fmt: skip
-    """Tasks are rows of y. Where windows are large, rows of x are summed first, for all pixels.
-
-    past : whether to write past the caches
-    """
+              first_w, taps_w, weight_w, y):  # fmt: skip
+    """Tasks are rows of y. Where windows are large, rows of x are summed first, for all pixels."""
     depth, height, width, channels = shape
     out_d, out_h, out_w = len(first_d), len(first_h), len(first_w)
     size = width * channels
@@ -195,11 +182,10 @@ def _resample(start, stop, x, shape, first_d, taps_d, weight_d, first_h, taps_h,
                 count += 1
         to = row * out_w * channels
         if few:
-            _sum_pixels(x, rows, weights, count, channels, first_w, taps_w, weight_w, y, to, past)
+            _sum_pixels(x, rows, weights, count, channels, first_w, taps_w, weight_w, y, to)
         else:
             _sum_rows(x, rows, weights, count, line, size)
-            _sum_pixels(line, first, one, 1, channels, first_w, taps_w, weight_w, y, to, past)
-    simd.drain()
+            _sum_pixels(line, first, one, 1, channels, first_w, taps_w, weight_w, y, to)
 
 
 def resample(x: np.ndarray, bands: tuple[Band, Band, Band]) -> np.ndarray:
@@ -208,8 +194,5 @@ def resample(x: np.ndarray, bands: tuple[Band, Band, Band]) -> np.ndarray:
     y = memory.empty((len(x), *(len(band.first) for band in bands), x.shape[-1]), x.dtype)
     flat = (part for b in bands for part in (b.first, b.taps, b.weights.astype(x.dtype)))
     rows = y.shape[0] * y.shape[1] * y.shape[2]
-    past = y.nbytes >= simd.STREAM_BYTES
-    parallel.run(
-        _resample, rows, x.size + y.size, x.reshape(-1), x.shape[1:], *flat, past, y.reshape(-1)
-    )
+    parallel.run(_resample, rows, x.size + y.size, x.reshape(-1), x.shape[1:], *flat, y.reshape(-1))
     return y

@@ -11,7 +11,6 @@ a vector is a small ndarray and the same kernels run as plain Python.
 """
 
 import operator
-import platform
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -34,8 +33,6 @@ REGISTER_BYTES = 64 if "avx512f" in FEATURES else 32 if "avx" in FEATURES else 1
 REGISTERS = 32 if "avx512f" in FEATURES or "neon" in FEATURES else 16
 FLOAT32_LANES = REGISTER_BYTES // 4
 LINE_BYTES = 64  # of a cache
-STREAM_BYTES = 8 << 20  # results that `stream` is for: caches have better use than so many
-IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 # Where there is no fused multiply-add, asking for one calls a library function for each lane.
 HAS_FMA = bool(FEATURES & {"fma", "avx512f", "neon"})
 
@@ -191,47 +188,6 @@ def _prefetch(write):
 
 prefetch = _prefetch(write=False)  # ask for the cache line of ``array[position]``, to be read soon
 prefetch_write = _prefetch(write=True)  # the same for one to be written: it is then ours alone
-
-
-@intrinsic
-def stream(typingctx, array, position, vector):
-    """`store`, past the caches: for what is not read soon, and would be fetched only to be lost.
-
-    Where the place is not a multiple of a register, an ordinary store. Others may read what was
-    written after `drain`.
-    """
-
-    def codegen(context, builder, signature, args):
-        kind = vector_ir(array.dtype)
-        pointer = address(builder, context, array, *args[:2], kind)
-        number = builder.ptrtoint(pointer, ir.IntType(64))
-        misplaced = builder.and_(number, ir.Constant(number.type, REGISTER_BYTES - 1))
-        fits = builder.icmp_unsigned("==", misplaced, ir.Constant(number.type, 0))
-        with builder.if_else(fits) as (past, through):
-            with past:
-                one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-                written = builder.store(args[2], pointer, align=REGISTER_BYTES)
-                written.set_metadata("nontemporal", one)
-            with through:
-                builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, vector), codegen
-
-
-@intrinsic
-def drain(typingctx):
-    """Wait until what was written by `stream` has arrived."""
-
-    def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(ir.VoidType(), [])
-        if IS_X86:
-            builder.call(builder.module.declare_intrinsic("llvm.x86.sse.sfence", fnty=kind), [])
-        else:
-            builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
 
 
 @intrinsic
@@ -406,11 +362,6 @@ if DISABLED:  # the same functions on small ndarrays
     def store_some(array, position, vector, count):
         count = min(count, len(vector))
         array[position : position + count] = vector[:count]
-
-    stream = store
-
-    def drain():
-        pass
 
     def prefetch(array, position):
         pass

@@ -14,7 +14,6 @@ from checking import (
 
 from minidl import Tensor
 from minidl.functional.resize import interpolate
-from minidl.kernels import simd
 
 SHAPES = {3: (2, 7, 3), 4: (2, 5, 7, 3), 5: (1, 3, 5, 4, 2)}
 LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
@@ -108,16 +107,6 @@ def test_pixels_of_weight_zero_are_not_read():
 def test_any_number_of_threads(mode, threads):
     x = normal(2, 30, 31, 5).astype(np.float32)
     check_threads(threads, lambda x: interpolate(x, scale_factor=2.3, mode=mode), x)
-
-
-@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
-@pytest.mark.parametrize("channels", [1, 16, 21, 64])
-@pytest.mark.parametrize("factor", [2, 3])
-def test_large_results_are_written_past_the_caches(mode, channels, factor, monkeypatch):
-    x = np.random.default_rng(0).standard_normal((2, 40, 50, channels)).astype(np.float32)
-    y = interpolate(x, scale_factor=factor, mode=mode).data
-    monkeypatch.setattr(simd, "STREAM_BYTES", 0)
-    np.testing.assert_array_equal(interpolate(x, scale_factor=factor, mode=mode).data, y)
 
 
 def test_input_that_is_not_contiguous():
