@@ -216,7 +216,8 @@ def train_into(run: Path, data: str | Path, options: Options, progress: Progress
     _begin_folder(run, data, options, settings, segmenter, split)
     progress.keep(run / folder.LOG)
     progress.say(_plan_text(settings, segmenter))
-    return learn(*new_trainer(run, segmenter, train, val, settings, progress))
+    with folder.alone(run):
+        return learn(*new_trainer(run, segmenter, train, val, settings, progress))
 
 
 def new_trainer(

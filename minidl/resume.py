@@ -58,7 +58,8 @@ def resume_folder(
     ------
     RunError
         If `run` cannot be continued: it is no run folder, its state is damaged or of another
-        training, or the budget is no more than what is used up.
+        training, another process is training into it, or the budget is no more than what is used
+        up.
     DataError
         If files of the data folder are gone or have changed.
     TrainingError, OSError
@@ -66,6 +67,18 @@ def resume_folder(
     """
     run, progress = Path(run), progress or Progress(silent=True)
     config = _config(run)
+    with folder.alone(run):
+        return _go_on(run, config, budget, data, progress)
+
+
+def _go_on(
+    run: Path,
+    config: dict[str, Any],
+    budget: Mapping[str, float] | None,
+    data: str | Path | None,
+    progress: Progress,
+) -> Outcome:
+    """The same in a folder that is ours alone."""
     settings, segmenter = _settings(run, config), _segmenter(run, config)
     progress.begin(f"looking whether {data or config['data']} is as it was")
     train, val = _sets(run, data or config["data"], segmenter)

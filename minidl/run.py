@@ -22,17 +22,24 @@ Every file is written under another name and renamed: whatever happens, it is co
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minidl.checkpoint import whole_file
+
+try:
+    import fcntl
+except ImportError:  # not on this system
+    fcntl = None  # type: ignore[assignment]
 
 MODEL, LAST = "model.safetensors", "last.safetensors"
 CONFIG, SPLIT, HISTORY = "config.json", "split.json", "history.csv"
@@ -54,6 +61,36 @@ def refuse_existing(run: str | Path) -> Path:
             f"for example {free_name(run)}."
         )
     return run
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Keep other processes from training into a run folder while the block lasts.
+
+    The system forgets about it when the process ends, however it ends. Where it cannot lock
+    folders, nothing is kept from anybody.
+
+    Raises
+    ------
+    RunError
+        If another process, or another call, is training into it.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # of a file system without locks
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{run}: another process is training into it. Wait until it has ended, or "
+                    "end it."
+                ) from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def free_name(run: Path) -> Path:

@@ -305,6 +305,17 @@ def test_what_a_killed_process_was_writing_is_removed(tiny_run, tmp_path):
     assert_same_run(folder, tiny_run)
 
 
+@pytest.mark.skipif(run.fcntl is None, reason="the system cannot lock folders")
+def test_only_one_at_a_time_trains_into_a_run(tiny_run, tmp_path):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    before = files_of(folder)
+    said = "another process is training into it. Wait"
+    with run.alone(folder), pytest.raises(RunError, match=said):
+        resume_folder(folder, {"steps": 99})
+    assert files_of(folder) == before
+    resume_folder(folder)
+
+
 # ---- the keyboard, and a full disk ----------------------------------------------------------
 
 
