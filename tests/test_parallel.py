@@ -47,6 +47,18 @@ def _in_threads(count, work):
 # ---- run -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("tasks, work", [(2, 1e5), (12, 4e7), (24, 1e6), (1099, 9e6), (10**6, 3e5)])
+def test_ranges_cover_all_tasks_and_end_with_small_ones(threads, tasks, work):
+    bounds = parallel._bounds(tasks, work, threads)
+    sizes = np.diff(bounds)
+    assert (bounds[0], bounds[-1]) == (0, tasks)
+    assert sizes.min() >= 1 and (np.diff(sizes) <= 0).all()
+    assert sizes[0] <= max(tasks / threads, 1)
+    assert sizes[-1] * work / tasks <= parallel.RANGE_WORK + work / tasks
+    assert len(sizes) <= work / parallel.RANGE_WORK + 1
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("tasks", [0, 1, 2, 7, 100])
 def test_every_task_is_done_once(threads, count, tasks):

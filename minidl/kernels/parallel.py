@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import math
 import os
 import queue
 import threading
@@ -19,10 +20,7 @@ from typing import Any
 
 import numpy as np
 
-# More ranges than threads, so that a thread held up by another process is not waited for, and that
-# all end at about the same time; each takes some microseconds to be handed out.
-RANGES_PER_THREAD = 4, 12
-RANGE_WORK = 500_000  # units of work from which on there are more than the first
+RANGE_WORK = 20_000  # units of work of a range at least: to hand one out takes some microseconds
 SERIAL_BELOW = 100_000  # units of work, about a nanosecond each; a worker wakes up in 20 to 50 us
 
 
@@ -43,22 +41,20 @@ _numbers = itertools.count(1)
 class _Job:
     """One call of `run`: ranges still to be taken, and the news that the last one is done."""
 
-    def __init__(self, function: Callable, tasks: int, ranges: int, args: tuple) -> None:
-        self.function, self.tasks, self.ranges, self.args = function, tasks, ranges, args
+    def __init__(self, function: Callable, bounds: list[int], args: tuple) -> None:
+        self.function, self.bounds, self.args = function, bounds, args
         self.number = next(_numbers)
         self.done = np.zeros(1, np.int64)  # 1 when a worker has ended it, for who spins
         self.untaken = itertools.count()  # next() on it is atomic
         self.lock = threading.Lock()
-        self.unfinished = ranges
+        self.unfinished = len(bounds) - 1
         self.finished = threading.Event()
         self.error: BaseException | None = None
 
     def work(self) -> None:
-        while (i := next(self.untaken)) < self.ranges:
-            start = i * self.tasks // self.ranges
-            stop = (i + 1) * self.tasks // self.ranges
+        while (i := next(self.untaken)) < len(self.bounds) - 1:
             try:
-                self.function(start, stop, *self.args)
+                self.function(self.bounds[i], self.bounds[i + 1], *self.args)
             except BaseException as error:
                 self.error = error
             with self.lock:
@@ -191,6 +187,20 @@ def run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> No
         _run(function, tasks, work, *args)
 
 
+def _bounds(tasks: int, work: float, threads: int) -> list[int]:
+    """Where ranges begin, and the end.
+
+    Each is a share of what is left. The first ones are large, the last ones small: so all threads
+    end at about the same time, also if another process has held one up. (Polychronopoulos & Kuck,
+    Guided self-scheduling, 1987.)
+    """
+    least = math.ceil(tasks * RANGE_WORK / work)
+    bounds = [0]
+    while (left := tasks - bounds[-1]) > 0:
+        bounds.append(min(tasks, bounds[-1] + max(least, left // (2 * threads))))
+    return bounds
+
+
 def _run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> None:
     from minidl.kernels import spin  # not before there is a kernel: it takes Numba
 
@@ -198,9 +208,7 @@ def _run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> N
     if threads <= 1 or work < SERIAL_BELOW:
         function(0, tasks, *args)
         return
-    least, most = RANGES_PER_THREAD
-    ranges = threads * max(least, min(most, int(work / threads / RANGE_WORK)))
-    job = _Job(function, tasks, min(tasks, ranges), args)
+    job = _Job(function, _bounds(tasks, work, threads), args)
     pool = _pool
     pool.hire(threads - 1)
     pool.put(job, threads - 1)
