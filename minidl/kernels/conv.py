@@ -98,32 +98,38 @@ def target_row(target, jobs, j, n, d, h, w):
 
 @kernel
 def convolve_rows(
-    slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature, grid, planes, jobs, j,
-    target, a_runs, b_runs, sums, out,
+    slab, packed, bias, relu, n, d, top, w, rows, wide, at_once, first_panel, last_panel, unit,
+    grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
 ):  # fmt: skip
-    """One panel of features of job j, for `rows` rows of `wide` pixels: row by row, in one go.
+    """Job j for `rows` rows of `wide` pixels, `at_once` of them for each of the panels of features.
 
     Whole tiles are written where they belong; what is left at the ends goes through `sums`.
     """
     first, last, run = jobs.first_run[j], jobs.first_run[j + 1], jobs.run[j]
-    step, shift = target.step_w * target.row, jobs.channel[j] + feature
-    filled = min(width, target.channels - feature)
-    whole = wide - wide % gemm.TILE_ROWS if filled == width else 0
-    for h in range(top, top + rows):
-        to = target_row(target, jobs, j, n, d, h, w)
-        if to < 0:
-            return
-        runs = place_runs(first, last, d, h, grid, planes, jobs, j, width, a_runs, b_runs)
-        multiply_row(
-            slab, gemm.ZERO, packed, at, width, a_runs, b_runs, runs, run, grid,
-            bias, shift, gemm.ZERO, out, to + feature, step, whole, relu,
-        )  # fmt: skip
-        if whole < wide:
-            multiply_row(
-                slab, whole, packed, at, width, a_runs, b_runs, runs, run, grid,
-                bias, shift, gemm.ZERO, sums, gemm.ZERO, width, wide - whole, relu,
-            )  # fmt: skip
-            copy_pixels(sums, width, out, to + feature + whole * step, step, wide - whole, filled)
+    step = target.step_w * target.row
+    for above in range(top, top + rows, at_once):
+        for p in range(first_panel, last_panel):
+            feature, width = gemm.panel_place(p, target.channels, unit)
+            at = jobs.packed_at[j] + feature * (last - first) * run
+            shift = jobs.channel[j] + feature
+            filled = min(width, target.channels - feature)
+            whole = wide - wide % gemm.TILE_ROWS if filled == width else 0
+            for h in range(above, min(above + at_once, top + rows)):
+                to = target_row(target, jobs, j, n, d, h, w)
+                if to < 0:
+                    break
+                runs = place_runs(first, last, d, h, grid, planes, jobs, j, width, a_runs, b_runs)
+                multiply_row(
+                    slab, gemm.ZERO, packed, at, width, a_runs, b_runs, runs, run, grid,
+                    bias, shift, gemm.ZERO, out, to + feature, step, whole, relu,
+                )  # fmt: skip
+                if whole < wide:
+                    multiply_row(
+                        slab, whole, packed, at, width, a_runs, b_runs, runs, run, grid,
+                        bias, shift, gemm.ZERO, sums, gemm.ZERO, width, wide - whole, relu,
+                    )  # fmt: skip
+                    place = to + feature + whole * step
+                    copy_pixels(sums, width, out, place, step, wide - whole, filled)
 
 
 @kernel
@@ -179,24 +185,23 @@ def convolve(
             depth = (jobs.first_run[j + 1] - jobs.first_run[j]) * jobs.run[j]
             right = jobs.first_w[j] + w * target.step_w
             wide = min(columns, (target.width - right + target.step_w - 1) // target.step_w)
-            split = task % splits
-            # A few weights stay at hand: then whole pixels are written one after the other.
-            few = depth <= DEPTH_BLOCK and depth * target.channels <= FEW_WEIGHTS
-            at_once = 1 if few else rows
-            for above in range(0, rows, at_once):
-                for p in range(split * panels // splits, (split + 1) * panels // splits):
-                    feature, width = gemm.panel_place(p, target.channels, unit)
-                    at = jobs.packed_at[j] + feature * depth
-                    if depth <= DEPTH_BLOCK:
-                        convolve_rows(
-                            slab, packed, at, width, bias, relu, n, d, top + above, w, at_once,
-                            wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
-                        )  # fmt: skip
-                    else:
-                        convolve_parts(
-                            slab, packed, at, width, bias, relu, n, d, top, w, rows,
-                            wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
-                        )  # fmt: skip
+            first_panel = task % splits * panels // splits
+            last_panel = (task % splits + 1) * panels // splits
+            if depth <= DEPTH_BLOCK:
+                # A few weights stay at hand: then whole pixels are written one after the other.
+                at_once = 1 if depth * target.channels <= FEW_WEIGHTS else rows
+                convolve_rows(
+                    slab, packed, bias, relu, n, d, top, w, rows, wide, at_once, first_panel,
+                    last_panel, unit, grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
+                )  # fmt: skip
+                continue
+            for p in range(first_panel, last_panel):
+                feature, width = gemm.panel_place(p, target.channels, unit)
+                convolve_parts(
+                    slab, packed, jobs.packed_at[j] + feature * depth, width, bias, relu, n, d, top,
+                    w, rows, wide, feature, grid, planes, jobs, j, target, a_runs, b_runs, sums,
+                    out,
+                )  # fmt: skip
 
 
 @kernel
