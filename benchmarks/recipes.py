@@ -44,16 +44,17 @@ STREET = (
 )  # fmt: skip
 CLOSE: dict[str, Any] = {"depth": 4, "crop": 256, "batch_size": 4}
 FAR: dict[str, Any] = {"depth": 5, "augment": "upright"}
+CALM: dict[str, Any] = {"optimiser": "adamw", "weight_decay": 0.1, "average": 0.99}
 
 # What `minidl train` is asked for.
 RECIPES = {
     "isbi2012_em": Options(**CLOSE, steps=450),
     "cardiac_sunnybrook": Options(
-        **FAR, crop=160, batch_size=8, foreground_crops=0.5, steps=600
+        **FAR, crop=160, batch_size=8, foreground_crops=0.5, steps=1000, **CALM
     ),
     "nerve_usgra": Options(
         **FAR, reduce=4, crop=512, batch_size=4, class_names=NERVE,
-        optimiser="adamw", weight_decay=0.1, average=0.99, steps=800,
+        steps=800, **CALM,
     ),
     "camvid": Options(
         depth=5, reduce=2, crop=256, batch_size=8, augment="mirror", ignore=11,
