@@ -61,9 +61,7 @@ class Convolution(Function):
     def _backward(self, gy, with_bias):
         """Gradients of x, or of x and what is beside it, of the weight and of the bias.
 
-        What is not needed any more is let go at once: training is at its largest here. Gradients
-        of inputs come first where the weights, which they need turned round, are the larger ones:
-        the gradient of the weights then has the memory of the turned ones.
+        What is not needed any more is let go at once: training is at its largest here.
         """
         if self.relu:
             gy, gb = kernels.bias.relu_grad(self.y, gy)
@@ -71,12 +69,9 @@ class Convolution(Function):
         elif with_bias:
             gb = kernels.bias.grad(gy)
         gy = lift(gy if self.scale is None else gy * self.scale, 1)
-        inputs = self.needs[0] or any(self.needs[3:])
-        early = inputs and self.w.size > self.x.size
-        gx = self._input_grad(gy) if early else None
         gw = self._weight_grad(gy).reshape(self.w_shape) if self.needs[1] else None
         self.x = self.beside = None
-        gx = self._input_grad(gy) if inputs and not early else gx
+        gx = self._input_grad(gy) if self.needs[0] or any(self.needs[3:]) else None
         return gx, gw, gb if with_bias else None
 
 

@@ -8,9 +8,7 @@ array that fits. A loop that does the same thing again and again soon asks the s
 from __future__ import annotations
 
 import collections
-import contextlib
 import math
-import mmap
 import os
 import threading
 from typing import Any
@@ -19,7 +17,6 @@ import numpy as np
 
 SMALL = 1 << 18  # bytes; the C library keeps smaller arrays by itself
 LINE_BYTES = 64  # of a cache; blocks begin on one
-HUGE = 1 << 22  # bytes, from which on pages of 2 MB are asked for, as NumPy does
 SLACK = 8  # a block may be larger than what is asked for by an eighth
 SPARE = 32  # all blocks together are at most so much larger than what was ever lent at a time
 
@@ -30,26 +27,9 @@ class _Block:
     __slots__ = ("memory", "address", "size")
 
     def __init__(self, size: int) -> None:
-        self.memory, self.size = _from_system(size), size
-        start = np.frombuffer(self.memory, np.uint8).ctypes.data
+        self.memory, self.size = np.empty(size + LINE_BYTES, np.uint8), size
+        start = self.memory.ctypes.data
         self.address = start + -start % LINE_BYTES
-
-
-def _from_system(size: int) -> Any:
-    """Pages of their own, which go back to the system as soon as they are let go.
-
-    Those of the C library stay with the process if smaller ones were cut from them meanwhile.
-    """
-    if not hasattr(mmap, "MAP_ANONYMOUS"):
-        return np.empty(size + LINE_BYTES, np.uint8)
-    try:
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, OverflowError) as error:
-        raise MemoryError(f"the system has no {size} bytes left") from error
-    if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # not every kernel has them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return pages
 
 
 # Blocks that came back and have not been looked at; appending and popping is atomic.
