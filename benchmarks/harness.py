@@ -148,6 +148,19 @@ def interleave(row: Row, sides: dict[str, Job], seconds: float, least: int = 5) 
             row.times[side].append((time.perf_counter() - start) * row.scale.get(side, 1.0))
 
 
+def _least_seconds(
+    work: Callable[[np.ndarray], None], arrays: list[np.ndarray], runs: int
+) -> float:
+    """Shortest time in which as many threads as there are arrays do their work, each on its own."""
+    times = []
+    with ThreadPoolExecutor(len(arrays)) as pool:
+        for _ in range(runs):
+            start = time.perf_counter()
+            list(pool.map(work, arrays))
+            times.append(time.perf_counter() - start)
+    return min(times)
+
+
 def peak_gflops(threads: int) -> float:
     """What the micro-kernel reaches on so many threads, with everything in their first caches."""
     from minidl.kernels import gemm, simd
@@ -164,13 +177,8 @@ def peak_gflops(threads: int) -> float:
         )  # fmt: skip
 
     sums = [np.zeros(rows * width, np.float32) for _ in range(threads)]
-    times = []
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(100):
-            start = time.perf_counter()
-            list(pool.map(tiles, sums))
-            times.append(time.perf_counter() - start)
-    return 2e-9 * threads * rows * run * len(runs) * width / min(times)
+    operations = 2 * threads * rows * run * len(runs) * width
+    return operations / _least_seconds(tiles, sums, 100) / 1e9
 
 
 def peak_bandwidth(threads: int) -> float:
@@ -180,13 +188,7 @@ def peak_bandwidth(threads: int) -> float:
     def add(part: np.ndarray) -> None:
         np.add(part[0], part[1], out=part[2])
 
-    times = []
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(20):
-            start = time.perf_counter()
-            list(pool.map(add, parts))
-            times.append(time.perf_counter() - start)
-    return sum(part.nbytes for part in parts) / min(times) / 1e9
+    return sum(part.nbytes for part in parts) / _least_seconds(add, parts, 20) / 1e9
 
 
 @dataclass(frozen=True)

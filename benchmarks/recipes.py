@@ -53,8 +53,7 @@ RECIPES = {
         **FAR, crop=160, batch_size=8, foreground_crops=0.5, steps=1000, **CALM
     ),
     "nerve_usgra": Options(
-        **FAR, reduce=4, crop=512, batch_size=4, class_names=NERVE,
-        steps=800, **CALM,
+        **FAR, reduce=4, crop=512, batch_size=4, class_names=NERVE, steps=800, **CALM
     ),
     "camvid": Options(
         depth=5, reduce=2, crop=256, batch_size=8, augment="mirror", ignore=11,

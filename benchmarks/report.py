@@ -99,7 +99,10 @@ def markdown(
 
 
 def summary(rows: Sequence[Row], peaks: dict[int, Peaks]) -> str:
-    """One line for each workload and, for each thread count, the ratio and the share of a peak."""
+    """One line for each workload and, for each thread count, the ratio and the share of a peak.
+
+    Shares with a star are those of memory's.
+    """
     counts = sorted({row.threads for row in rows})
     heads = [f"{on(n)} | of peak" for n in counts]
     lines = [

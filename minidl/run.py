@@ -80,14 +80,14 @@ def alone(run: Path) -> Iterator[None]:
         return
     folder = os.open(run, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # of a file system without locks
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"{run}: another process is training into it. Wait until it has ended, or "
-                    "end it."
-                ) from None
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{run}: another process is training into it. Wait until it has ended, or end it."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
         yield
     finally:
         os.close(folder)
