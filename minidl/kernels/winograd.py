@@ -45,19 +45,50 @@ MIN_CHUNK = 64  # but so many at least
 
 
 @kernel
-def prepare(start, stop, weight, scale, channels, features, out):
+def turn_kernels(weight, channels, features, channel, rows, feature, columns, out):
+    """``out[3, 3, rows, columns]``: kernels of the gradient, from those of the convolution.
+
+    weight : flat (3, 3, features, channels), which are here the convolution's input and output
+    """
+    for tap in range(9):
+        at = (tap * features + feature) * channels + channel
+        to = (8 - tap) * rows * columns
+        gemm.transpose(weight, at, channels, columns, rows, out, to, columns)
+
+
+@kernel
+def transform_part(
+    weight, turned, scale, channels, features, channel, rows, feature, columns, room, out
+):
+    """`transform_kernels`, before which kernels are turned round if need be, in the room for it.
+
+    Part by part, in the cache: turned all at once they would be a second weight in memory.
+    """
+    if turned:
+        width = min(columns, features - feature)
+        turn_kernels(weight, channels, features, channel, rows, feature, width, room)
+        transform_kernels(room, scale, rows, width, gemm.ZERO, rows, gemm.ZERO, columns, out)
+    else:
+        transform_kernels(weight, scale, channels, features, channel, rows, feature, columns, out)
+
+
+@kernel
+def prepare(start, stop, weight, turned, scale, channels, features, out):
     """Tasks are panels of features: the transformed kernels of all of them, as `multiply` reads."""
     lanes = simd.lanes(out)
     vectors = (features + lanes - 1) // lanes
+    deepest, widest = min(channels, READY_CHANNELS), gemm.TILE_VECTORS * lanes
+    room = simd.room(9 * deepest * widest if turned else 0, out)
     for panel in range(start, stop):
         feature = gemm.panel_start(panel, vectors) * lanes
         columns = gemm.panel_start(panel + 1, vectors) * lanes - feature
         for channel in range(0, channels, READY_CHANNELS):
             depth = min(READY_CHANNELS, channels - channel)
             to = ELEMENTS * (feature * channels + channel * columns)
-            transform_kernels(
-                weight, scale, channels, features, channel, depth, feature, columns, out[to:]
-            )
+            transform_part(
+                weight, turned, scale, channels, features, channel, depth, feature, columns, room,
+                out[to:],
+            )  # fmt: skip
 
 
 @kernel
@@ -80,13 +111,13 @@ def stretches(first, count, table, out):
 
 @kernel
 def multiply(
-    start, stop, transformed, weight, scale, prepared, bias, floor, tiles, channels, features,
-    first, count, y, own, beside,
+    start, stop, transformed, weight, turned, scale, prepared, bias, floor, tiles, channels,
+    features, first, count, y, own, beside,
 ):  # fmt: skip
     """Tasks are pairs of `TILE_BLOCK` tiles and a panel of features: multiply and write.
 
     transformed : (36, rows, padded channels), tiles ``first`` to ``first + count`` of the input.
-    weight : flat (3, 3, channels, features)
+    weight : flat (3, 3, channels, features), or the kernels of which these are turned round
     scale : empty, or a factor for each of the features
     prepared : kernels transformed by `prepare`; or empty, and they are transformed here
     y, beside : flat (N, OH, OW, own) and (N, OH, OW, features - own), overwritten at the pixels of
@@ -99,7 +130,8 @@ def multiply(
     all_vectors = (features + lanes - 1) // lanes
     widest = gemm.TILE_VECTORS * lanes
     ready = prepared.size > 0
-    fresh = simd.room(0 if ready else ELEMENTS * min(channels, CHANNEL_BLOCK) * widest, y)
+    size = 0 if ready else min(channels, CHANNEL_BLOCK) * widest
+    fresh, room = simd.room(ELEMENTS * size, y), simd.room(9 * size if turned else 0, y)
     kernels = prepared if ready else fresh
     # An odd number of registers from plane to plane keeps 36 streams out of each other's way.
     stride = TILE_BLOCK * widest + lanes
@@ -118,9 +150,10 @@ def multiply(
             depth = min(together, channels - channel)
             at = ELEMENTS * (feature * channels + channel * columns) if ready else 0
             if not ready:
-                transform_kernels(
-                    weight, scale, channels, features, channel, depth, feature, columns, kernels
-                )
+                transform_part(
+                    weight, turned, scale, channels, features, channel, depth, feature, columns,
+                    room, kernels,
+                )  # fmt: skip
             for e in range(ELEMENTS):
                 begin = 0
                 for part in range(number):
@@ -164,8 +197,8 @@ def room_for(tiles, row, like):
 
 @kernel
 def convolve(
-    start, stop, source, source_beside, source_own, weight, scale, prepared, bias, floor, tiles,
-    channels, features, row, together, total, y, own, beside,
+    start, stop, source, source_beside, source_own, weight, turned, scale, prepared, bias, floor,
+    tiles, channels, features, row, together, total, y, own, beside,
 ):  # fmt: skip
     """Tasks are blocks of tiles, `together` in each: transform and multiply in one cache.
 
@@ -184,8 +217,8 @@ def convolve(
             transformed, source_own,
         )  # fmt: skip
         multiply(
-            gemm.ZERO, panels, transformed, weight, scale, prepared, bias, floor, tiles, channels,
-            features, first, count, y, own, beside,
+            gemm.ZERO, panels, transformed, weight, turned, scale, prepared, bias, floor, tiles,
+            channels, features, first, count, y, own, beside,
         )  # fmt: skip
 
 
@@ -302,14 +335,6 @@ def correlate_channels(
         )  # fmt: skip
 
 
-@kernel
-def turn_kernels(start, stop, weight, channels, features, out):
-    """Tasks are taps: ``out[8 - tap] = weight[tap]ᵀ``, (channels, features) matrices in a row."""
-    for tap in range(start, stop):
-        at, to = tap * channels * features, (8 - tap) * channels * features
-        gemm.transpose(weight, at, features, channels, features, out, to, channels)
-
-
 def _row(channels: int, part: int, dtype) -> int:
     """Numbers from one transformed tile to the next.
 
@@ -360,7 +385,7 @@ def forward(x, beside, weight, scale, bias, padding, dilation, size, relu=False)
     """
     kernels = _side_by_side(weight)
     settings = padding, dilation, size, relu, None, len(weight)
-    return _forward(x, beside, kernels, scale, bias, *settings)[0]
+    return _forward(x, beside, kernels, False, scale, bias, *settings)[0]
 
 
 def _side_by_side(weight):
@@ -371,9 +396,12 @@ def _side_by_side(weight):
     return np.ascontiguousarray(kernels).reshape(3, 3, -1, weight.shape[-1])
 
 
-def _forward(x, beside, weight, scale, bias, padding, dilation, size, relu, split, taps):
-    """`forward`, to one array, or to two with the first `split` channels and the others."""
-    channels, features = weight.shape[2:]
+def _forward(x, beside, weight, turned, scale, bias, padding, dilation, size, relu, split, taps):
+    """`forward`, to one array, or to two with the first `split` channels and the others.
+
+    weight : (3, 3, C, F) array; or (3, 3, F, C), to be `turned` round
+    """
+    channels, features = weight.shape[:1:-1] if turned else weight.shape[2:]
     own = features if split is None else split
     y, other = (memory.empty((len(x), *size, n), x.dtype) for n in (own, features - own))
     shape = *x.shape[:-1], x.shape[-1] + beside.shape[-1]
@@ -390,8 +418,8 @@ def _forward(x, beside, weight, scale, bias, padding, dilation, size, relu, spli
         together = _even_blocks(total)
         parallel.run(
             convolve, -(-total // together), work, x.reshape(-1), beside.reshape(-1), x.shape[-1],
-            flat, scale, _prepared(weight, scale), bias, floor, tiles, channels, features,
-            _row(channels, x.shape[-1], x.dtype), together, total, *out,
+            flat, turned, scale, _prepared(flat, turned, scale, channels, features), bias, floor,
+            tiles, channels, features, _row(channels, x.shape[-1], x.dtype), together, total, *out,
         )  # fmt: skip
         return y, other
     # Few tiles, and so many channels: threads share the features, and all need all tiles.
@@ -399,8 +427,8 @@ def _forward(x, beside, weight, scale, bias, padding, dilation, size, relu, spli
     _transform(transform_input, x, tiles, 0, total, transformed)
     _transform(transform_input, beside, tiles, 0, total, transformed, x.shape[-1])
     parallel.run(
-        multiply, blocks * panels, work, transformed, flat, scale, np.empty(0, x.dtype), bias,
-        floor, tiles, channels, features, 0, total, *out,
+        multiply, blocks * panels, work, transformed, flat, turned, scale, np.empty(0, x.dtype),
+        bias, floor, tiles, channels, features, 0, total, *out,
     )  # fmt: skip
     return y, other
 
@@ -412,17 +440,15 @@ def _even_blocks(total: int) -> int:
     return gemm.whole_tiles(-(-total // blocks))
 
 
-def _prepared(weight, scale):
+def _prepared(weight, turned, scale, channels, features):
     """All transformed kernels, or none where they would not fit a cache."""
-    channels, features = weight.shape[2:]
     vectors = gemm.vectors_for(features, weight.dtype)
     size = ELEMENTS * channels * vectors * simd.lanes_of(weight.dtype)
     if size * weight.itemsize > KERNEL_BYTES:
         return np.empty(0, weight.dtype)
     prepared = memory.empty((size,), weight.dtype)
     parallel.run(
-        prepare, gemm.panels_of(vectors), size, weight.reshape(-1), scale, channels, features,
-        prepared,
+        prepare, gemm.panels_of(vectors), size, weight, turned, scale, channels, features, prepared,
     )  # fmt: skip
     return prepared
 
@@ -444,18 +470,19 @@ def input_grad(gy, weight, bias, padding, dilation, size, relu=False, split=None
     two arrays, with the first `split` channels and with the others; all are in the first if there
     is no split
     """
-    taps, _, _, channels, features = weight.shape
-    turned = memory.empty((taps, 3, 3, features, channels), weight.dtype)
-    for tap in range(taps):
-        parallel.run(
-            turn_kernels, 9, weight[tap].size, weight[tap].reshape(-1), channels, features,
-            turned[taps - 1 - tap].reshape(-1),
-        )  # fmt: skip
     spans = ((k - 1) * d for k, d in zip(weight.shape, dilation, strict=False))
     rest = tuple(span - p for span, p in zip(spans, padding, strict=True))
-    turned = _side_by_side(turned)
-    scale = np.empty(0, gy.dtype)
-    return _forward(gy, gy[..., :0], turned, scale, bias, rest, dilation, size, relu, split, taps)
+    scale, taps = np.empty(0, gy.dtype), len(weight)
+    settings = rest, dilation, size, relu, split, taps
+    return _forward(gy, gy[..., :0], _before_turning(weight), True, scale, bias, *settings)
+
+
+def _before_turning(weight):
+    """(KD, 3, 3, C, F) as (3, 3, C, KD * F), the planes in reverse order."""
+    if len(weight) == 1:
+        return weight[0]
+    kernels = np.moveaxis(weight[::-1], 0, 3)
+    return np.ascontiguousarray(kernels).reshape(*kernels.shape[:3], -1)
 
 
 def weight_grad(x, beside, gy, taps, padding, dilation):
