@@ -348,7 +348,7 @@ class Square(md.Function):
 
 
 def test_functions_of_ones_own_are_to_be_explained(monkeypatch):
-    monkeypatch.setattr(fields_module, "_RULES", dict(fields_module._RULES))
+    monkeypatch.setattr(fields_module, "RULES", dict(fields_module.RULES))
     net = nn.Sequential(nn.Conv1d(1, 1, 3), Squared())
     with pytest.raises(FieldError, match=r"1: what the units of Square see .*is_elementwise\(Sq"):
         receptive_fields(net, (1, 9, 1))
