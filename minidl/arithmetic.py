@@ -11,9 +11,9 @@ from minidl import kernels
 from minidl.function import Function, unbroadcast
 
 
-def add_gradients(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The sum of two gradients of one array, as a new array."""
-    return kernels.elementwise.add(a, b)
+def add_gradients(a: np.ndarray, b: np.ndarray, into_a: bool) -> np.ndarray:
+    """The sum of two gradients of one array; in the place of `a` if that may be overwritten."""
+    return kernels.elementwise.add(a, b, a if into_a and a.flags.c_contiguous else None)
 
 
 class Add(Function):

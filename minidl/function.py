@@ -28,8 +28,8 @@ class Function:
         Set before `forward` is called: which of the inputs want a gradient. A costly `backward`
         returns None in place of those nobody wants.
     fresh_gradients : bool
-        Promises that what `backward` returns shares memory with nothing else, so that it need not
-        be copied. Worth it where parameters are large.
+        Promises that what `backward` returns shares memory with nothing else: it need not be
+        copied, and another gradient may be added in its place. Worth it where arrays are large.
     """
 
     fresh_gradients = False

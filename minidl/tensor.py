@@ -546,15 +546,21 @@ def _walk_back(root: _Node, gradient: np.ndarray) -> None:
             "Compute the result again, or sum the losses and call backward once."
         )
     gradients = {root: gradient}
+    own: set[_Node] = set()  # whose gradient, so far, shares memory with nothing else
     ready = [root]
     while ready:
         node = ready.pop()
+        fresh = node.function.fresh_gradients
         for source, part in _input_gradients(node, gradients.pop(node)):
             if isinstance(source, Tensor):
                 _add_to_leaf(source, part)
                 continue
             before = gradients.get(source)
-            gradients[source] = part if before is None else ops.add_gradients(before, part)
+            if before is not None:
+                part = ops.add_gradients(before, part, source in own)
+            gradients[source] = part
+            if fresh or before is not None:
+                own.add(source)
             unseen[source] -= 1
             if not unseen[source]:
                 ready.append(source)

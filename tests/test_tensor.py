@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import pickle
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from numeric import directional
 
 import minidl as md
 from minidl import Function, Tensor, apply, no_grad
+from minidl import functional as F
 
 
 def _normal(*shape, seed=0, dtype=np.float64):
@@ -709,6 +711,17 @@ def test_gradients_are_independent_arrays():
     for i, one in enumerate(arrays):
         assert one.flags.writeable
         assert not any(np.shares_memory(one, other) for other in arrays[:i])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_gradients_that_meet_are_not_added_into_those_of_others(order):
+    x, same = Tensor(np.ones((2, 3)), requires_grad=True), np.eye(3)
+    twice, thrice = x * 2, x * 3
+    # Backward of a sum hands one array to both; that of `linear` makes one of its own.
+    branches = twice + thrice, F.linear(twice, same), F.linear(twice, same) * 5
+    total = branches[order[0]] + branches[order[1]] + branches[order[2]]
+    (total * np.arange(3)).sum().backward()
+    np.testing.assert_array_equal(x.grad, [[0, 17, 34]] * 2)
 
 
 def test_gradient_has_the_dtype_of_its_leaf():

@@ -118,9 +118,9 @@ def _each(function, *arguments, work: float = 0.5) -> np.ndarray:
     return written
 
 
-def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The sum of two arrays of one shape and dtype."""
-    return _each(_add, a, b, memory.empty_like(a))
+def add(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The sum of two arrays of one shape and dtype; written to `out`, which may be one of them."""
+    return _each(_add, a, b, memory.empty_like(a) if out is None else out)
 
 
 def relu(x: np.ndarray) -> np.ndarray:
