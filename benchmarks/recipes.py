@@ -82,8 +82,7 @@ class Task:
         report.raise_if_bad()
         progress.say(report.text())
         split = split_pairs(report.pairs, data, how.val_fraction, how.seed)
-        train = Dataset(split.train, report.mask_kind)
-        val = Dataset(split.val, report.mask_kind, train.normaliser)
+        train, val = recipe.read_split(split, report, how)
         segmenter = recipe.new_segmenter(report, train.normaliser, how)
         settings = recipe.resolve(how, report, segmenter.model)
         for part in (train, val):  # decoding is not to be measured

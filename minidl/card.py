@@ -106,10 +106,13 @@ def _network(config: Mapping[str, Any]) -> str:
     architecture = Architecture.from_dict(config["architecture"])
     normaliser = config["normaliser"]
     mean, std = (", ".join(f"{v:.4g}" for v in normaliser[key]) for key in ("mean", "std"))
+    if normaliser.get("each"):
+        shift = "Each image has its own mean taken off and is divided by its own deviation"
+    else:
+        shift = f"Images have the mean {mean} taken off and are divided by {std}"
     return (
-        f"## Network\n\n`{architecture}`, {config['parameters']:,} weights. Images have the mean "
-        f"{mean} taken off and are divided by {std}, channel by channel; the model file says so, "
-        "too, and `minidl predict` does it."
+        f"## Network\n\n`{architecture}`, {config['parameters']:,} weights. {shift}, channel by "
+        "channel; the model file says so, too, and `minidl predict` does it."
     )
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,9 @@ class Options:
         The mask values in class order, if not those that occur.
     ignore : int, optional
         Mask value of pixels that do not count.
+    normalise : 'set' or 'image'
+        Take off the mean of all training images, and divide by their deviation; or of each image
+        its own, see `data.Normaliser`.
     instances : bool
         Masks number objects, which are then all of one class; see `data.MaskKind`.
     class_names : sequence of str, optional
@@ -114,6 +117,7 @@ class Options:
     val_fraction: float = 0.2
     labels: Sequence[int] | None = None
     ignore: int | None = None
+    normalise: str = "set"
     instances: bool = False
     class_names: Sequence[str] | None = None
 
@@ -207,9 +211,7 @@ def train_into(run: Path, data: str | Path, options: Options, progress: Progress
         f"  split   {len(split.train)} to train on, {len(split.val)} to validate on ({split.how})"
     )
     progress.begin("reading the images")
-    assert report.mask_kind is not None  # or there were errors
-    train = Dataset(split.train, report.mask_kind)
-    val = Dataset(split.val, report.mask_kind, train.normaliser)
+    train, val = read_split(split, report, options)
     segmenter = new_segmenter(report, train.normaliser, options)
     weights = _class_weights(options.class_weights, train, segmenter.class_names)
     settings = resolve(options, report, segmenter.model, weights)
@@ -293,6 +295,14 @@ def looked_over(data: str | Path, options: Options, progress: Progress) -> Repor
     report.raise_if_bad()
     progress.say(report.text())
     return report
+
+
+def read_split(split: Split, report: Report, options: Options) -> tuple[Dataset, Dataset]:
+    """What to train on, and what to validate on."""
+    assert report.mask_kind is not None  # or there were errors
+    train = Dataset(split.train, report.mask_kind)
+    train.normaliser = replace(train.normaliser, each=options.normalise == "image")
+    return train, Dataset(split.val, report.mask_kind, train.normaliser)
 
 
 def new_segmenter(report: Report, normaliser: Normaliser, options: Options) -> Segmenter:

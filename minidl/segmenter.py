@@ -88,10 +88,8 @@ class Segmenter:
         if image.ndim != 3 or 0 in image.shape:
             raise DataError(f"{name}: shape {image.shape}, expected (H, W, C)")
         whole = self.normaliser.fit_channels(image, name)  # one part may look grey, and not others
-        model = flipped(self.model, flips)
-        return tiled_classes(
-            model, whole, lambda part: self.normaliser(part, name), tile, watch=watch
-        )
+        normaliser, model = self.normaliser.of(whole, name), flipped(self.model, flips)
+        return tiled_classes(model, whole, lambda part: normaliser(part, name), tile, watch=watch)
 
     def save(self, path: str | Path) -> Path:
         """Write a model file; under its name it is complete or does not exist.

@@ -240,6 +240,11 @@ def _add_reading(command: Any) -> None:
         "--ignore", type=int, metavar="V", help="mask value of pixels that do not count"
     )
     group.add_argument(
+        "--normalise", choices=("set", "image"), default="set",
+        help="bring brightness to mean 0 and deviation 1 by those of all training images (set), or "
+        "by each image's own (image), where scanners or exposures differ",
+    )  # fmt: skip
+    group.add_argument(
         "--instances", action="store_true",
         help="masks number the objects: 0 is background, and each object has a value of its own; "
         "predictions number them as well",

@@ -245,8 +245,8 @@ class _Cut:
         vary = self.augmentation
         cut = self._resampled if vary.resamples else self._as_stored
         image, *maps = cut(image, classes, weights, rng, pixel)
-        x = vary.shade(self.dataset.normaliser(image, self.dataset.name(index)), rng)
-        return x, *maps
+        normal = self.dataset.normaliser_of(index)(image, self.dataset.name(index))
+        return vary.shade(normal, rng), *maps
 
     def _resampled(
         self,

@@ -89,6 +89,7 @@ class Dataset:
         self._samples = [(pair, page) for pair in pairs for page in _pages(pair)]
         self.cache = Cache(cache_bytes)
         self._counts: dict[int, np.ndarray] = {}
+        self._normalisers: dict[int, Normaliser] = {}
         self.normaliser = normaliser or Normaliser.from_images(
             self.raw(index)[0] for index in range(len(self))
         )
@@ -122,6 +123,13 @@ class Dataset:
         pixels = np.bincount(classes[classes >= 0], minlength=self.mask_kind.num_classes)
         self._counts[index] = pixels
         return image, classes
+
+    def normaliser_of(self, index: int) -> Normaliser:
+        """What normalises picture `index` and parts of it."""
+        if index not in self._normalisers:
+            image, name = self.raw(index)[0], self._samples[index][0].image
+            self._normalisers[index] = self.normaliser.of(image, name)
+        return self._normalisers[index]
 
     def class_counts(self, index: int | None = None) -> np.ndarray:
         """Pixels of each class, of one picture or of the whole set; int64."""
@@ -165,8 +173,10 @@ class Dataset:
         """Whole picture `index`: x (H, W, C) float32, normalised, and y (H, W) int32."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"Dataset: picture {index} of {len(self)}")
-        image, classes = self.raw(index % len(self))
-        return self.normaliser(image, self._samples[index][0].image), classes.astype(np.int32)
+        index %= len(self)
+        image, classes = self.raw(index)
+        normal = self.normaliser_of(index)(image, self._samples[index][0].image)
+        return normal, classes.astype(np.int32)
 
 
 def _spread(pixels: np.ndarray) -> np.ndarray:

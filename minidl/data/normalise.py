@@ -11,10 +11,14 @@ import numpy as np
 
 from .errors import DataError
 
+TOGETHER = 1 << 20  # pixels that are measured together, in float64
+
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Subtract the training images' mean and divide by their standard deviation, per channel.
+    """Subtract the mean and divide by the standard deviation, per channel.
+
+    They are those of the training images; or each image's own, see `of`.
 
     Attributes
     ----------
@@ -24,11 +28,15 @@ class Normaliser:
         Whether a grey image may stand for colour with three equal channels. Set where the training
         images were themselves a mixture; otherwise it is an error, because a network that has only
         seen colour is not to be trusted on grey.
+    each : bool
+        Whether `of` an image is its own normaliser: for images that differ in brightness from one
+        scanner or exposure to the next.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     grey_as_colour: bool = False
+    each: bool = False
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
@@ -85,8 +93,12 @@ class Normaliser:
         """Number of channels the network gets."""
         return len(self.mean)
 
+    def of(self, image: np.ndarray, name: object = "image") -> Normaliser:
+        """What normalises `image` and parts of it: this, or if `each` is set, one of its own."""
+        return Normaliser.from_images([self.fit_channels(image, name)]) if self.each else self
+
     def __call__(self, image: np.ndarray, name: object = "image") -> np.ndarray:
-        """Normalise one image.
+        """Normalise one image, or a part of it, by this mean and deviation.
 
         Parameters
         ----------
@@ -135,12 +147,14 @@ class Normaliser:
             "mean": list(self.mean),
             "std": list(self.std),
             "grey_as_colour": self.grey_as_colour,
+            "each": self.each,
         }
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Normaliser:
         """The normaliser that `to_dict` described."""
-        return cls(tuple(state["mean"]), tuple(state["std"]), bool(state["grey_as_colour"]))
+        each = bool(state.get("each", False))  # files from before there was a choice have none
+        return cls(tuple(state["mean"]), tuple(state["std"]), bool(state["grey_as_colour"]), each)
 
 
 class _Moments:
@@ -156,12 +170,14 @@ class _Moments:
         self.squares: np.ndarray = np.zeros(1)
 
     def add(self, image: np.ndarray) -> None:
-        pixels = image.reshape(-1, image.shape[-1]).astype(np.float64)
-        part = _Moments()
-        part.count = len(pixels)
-        part.mean = pixels.mean(axis=0)
-        part.squares = np.square(pixels - part.mean).sum(axis=0)
-        self.merge(part)
+        pixels = image.reshape(-1, image.shape[-1])
+        for start in range(0, len(pixels), TOGETHER):
+            some = pixels[start : start + TOGETHER].astype(np.float64)
+            part = _Moments()
+            part.count = len(some)
+            part.mean = some.mean(axis=0)
+            part.squares = np.square(some - part.mean).sum(axis=0)
+            self.merge(part)
 
     def merge(self, other: _Moments) -> None:
         count = self.count + other.count

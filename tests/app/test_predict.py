@@ -63,6 +63,17 @@ def test_predicting_leaves_the_network_in_its_mode(segmenter):
     assert not segmenter.model.training
 
 
+def test_images_may_be_normalised_one_by_one(pairs_folder, tmp_path, rng):
+    run, image = tmp_path / "run", rng.integers(0, 100, (40, 50, 1)).astype(np.uint16)
+    small = ["--steps", "2", "--root", "2", "--depth", "2", "--crop", "16", "--normalise", "image"]
+    assert cli.main(["train", str(pairs_folder), "--out", str(run), *small]) == 0
+    segmenter = Segmenter.load(run / "model.safetensors")
+    found = segmenter(image)
+    np.testing.assert_array_equal(found, segmenter(600 * image + 3000))
+    np.testing.assert_array_equal(found, segmenter(image, tile=24))
+    assert "its own mean" in (run / "README.md").read_text()
+
+
 def test_every_page_of_a_tiff_is_predicted_into_one_tiff(segmenter, tmp_path):
     pages = np.stack([disc_picture(index)[0] for index in range(3)])
     tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")

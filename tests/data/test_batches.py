@@ -50,6 +50,26 @@ def test_shapes_and_types(tmp_path):
     assert y.shape == (3, 8, 10) and y.dtype == np.int32 and y.flags.c_contiguous
 
 
+@pytest.mark.parametrize("augment", ["turns", "elastic"])
+def test_crops_are_normalised_like_the_image_they_are_of(tmp_path, augment):
+    rng = np.random.default_rng(0)
+    for index in range(4):  # the same scene, exposed in different ways
+        raw = rng.integers(0, 50, (20, 24)).astype(np.uint16)
+        for name, picture in (("dark", raw), ("bright", 900 * raw + 5000)):
+            save(tmp_path / name / f"p{index}.png", picture)
+            save(
+                tmp_path / name / f"p{index}_mask.png", np.where(raw > 25, 255, 0).astype(np.uint8)
+            )
+    each = Normaliser((7.0,), (3.0,), each=True)
+    dark, bright = (Dataset(find_pairs(tmp_path / n), KIND, each) for n in ("dark", "bright"))
+    pairs = zip(*(batches(d, 2, 8, augment=augment, steps=5) for d in (dark, bright)), strict=True)
+    for (x, y), (u, v) in pairs:
+        np.testing.assert_allclose(x, u, atol=1e-4)
+        np.testing.assert_array_equal(y, v)
+    np.testing.assert_allclose(dark[1][0].mean(), 0, atol=1e-5)
+    np.testing.assert_allclose(dark[1][0].std(), 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize("crop", [(8, 10), 20, (9, 30)])
 def test_mask_moves_with_its_image_and_is_never_interpolated(tmp_path, crop):
     dataset = _dataset(tmp_path)

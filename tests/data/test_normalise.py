@@ -1,12 +1,13 @@
 """Normaliser: zero mean, unit deviation, and no channel lost unseen."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from folders import noise
 
-from minidl.data import DataError, Normaliser
+from minidl.data import DataError, Normaliser, normalise
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64"])
@@ -20,6 +21,33 @@ def test_mean_and_deviation_are_those_of_all_pixels(dtype):
     x = norm(images[0])
     assert x.dtype == np.float32 and x.flags.c_contiguous and x.shape == images[0].shape
     np.testing.assert_allclose(x, (images[0] - pixels.mean(0)) / pixels.std(0), atol=1e-5)
+
+
+def test_parts_of_large_images_are_measured_like_wholes(monkeypatch):
+    image = noise(size=(13, 17), channels=3)
+    monkeypatch.setattr(normalise, "TOGETHER", 10)
+    norm = Normaliser.from_images([image])
+    np.testing.assert_allclose(norm.mean, image.mean((0, 1)), rtol=1e-12)
+    np.testing.assert_allclose(norm.std, image.std((0, 1)), rtol=1e-12)
+
+
+def test_each_image_may_have_a_normaliser_of_its_own():
+    images = [noise(seed, channels=3) // (seed + 1) + 50 * np.uint8(seed) for seed in range(3)]
+    norm = Normaliser.from_images(images)
+    assert norm.of(images[1]) is norm
+    norm = Normaliser.from_dict(json.loads(json.dumps(replace(norm, each=True).to_dict())))
+    for image in images:
+        own = norm.of(image)
+        wanted = (image - image.mean((0, 1))) / image.std((0, 1))
+        np.testing.assert_allclose(own(image), wanted, atol=1e-5)
+        np.testing.assert_array_equal(own(image[2:5, 3:]), own(image)[2:5, 3:])
+    with pytest.raises(DataError, match=r"x\.png: grey"):
+        norm.of(noise(channels=1), "x.png")
+
+
+def test_files_from_before_there_was_a_choice():
+    state = {"mean": [1.0], "std": [2.0], "grey_as_colour": False}
+    assert Normaliser.from_dict(state) == Normaliser((1.0,), (2.0,), each=False)
 
 
 def test_large_offset_does_not_cancel():
