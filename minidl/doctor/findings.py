@@ -355,7 +355,7 @@ def _outliers(facts: Facts) -> list[Finding]:
         title = "brightness differs much from image to image: there are several kinds of pictures"
         advice = (
             "One scale for all images leaves some dark. See that each kind is in both parts, and "
-            "vary brightness and contrast in training."
+            "give each image its own scale: --normalise image."
         )
         level = "note"
     else:
