@@ -50,7 +50,8 @@ CALM: dict[str, Any] = {"optimiser": "adamw", "weight_decay": 0.1, "average": 0.
 RECIPES = {
     "isbi2012_em": Options(**CLOSE, steps=450),
     "cardiac_sunnybrook": Options(
-        **FAR, crop=128, batch_size=8, foreground_crops=0.75, steps=1200, **CALM
+        depth=5, augment="elastic", normalise="image", crop=128, batch_size=8,
+        foreground_crops=0.75, steps=1200, **CALM
     ),
     "nerve_usgra": Options(
         **FAR, reduce=4, crop=512, batch_size=4, class_names=NERVE, steps=800, **CALM
