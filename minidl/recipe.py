@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from minidl.training.settings import BUDGET
 
 DEFAULT_MINUTES = 5.0
 DEFAULT_CROP = 256
+NORMALISE = ("set", "image")
 DEFAULT_LR = {"adam": 2e-3, "adamw": 2e-3, "sgd": 2e-2}
 
 
@@ -300,8 +301,11 @@ def looked_over(data: str | Path, options: Options, progress: Progress) -> Repor
 def read_split(split: Split, report: Report, options: Options) -> tuple[Dataset, Dataset]:
     """What to train on, and what to validate on."""
     assert report.mask_kind is not None  # or there were errors
-    train = Dataset(split.train, report.mask_kind)
-    train.normaliser = replace(train.normaliser, each=options.normalise == "image")
+    if options.normalise not in NORMALISE:
+        raise ValueError(
+            f"normalise is {options.normalise!r}, expected one of {listing(NORMALISE)}"
+        )
+    train = Dataset(split.train, report.mask_kind, each=options.normalise == "image")
     return train, Dataset(split.val, report.mask_kind, train.normaliser)
 
 

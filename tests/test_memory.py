@@ -72,6 +72,12 @@ def test_what_is_not_used_is_given_back():
     assert pool.unused == sum(block.size for block in pool.free.values())
 
 
+def test_too_much_is_a_memory_error():
+    with pytest.raises(MemoryError):
+        memory.empty((1 << 50,), np.float32)
+    assert memory.empty((LARGE,), np.float32).size == LARGE
+
+
 def test_threads_never_share_a_block():
     wrong = []
 

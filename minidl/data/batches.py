@@ -244,9 +244,9 @@ class _Cut:
         weights = None if self.weights is None else self.dataset.weights(index, self.weights)
         vary = self.augmentation
         cut = self._resampled if vary.resamples else self._as_stored
-        image, *maps = cut(image, classes, weights, rng, pixel)
-        normal = self.dataset.normaliser_of(index)(image, self.dataset.name(index))
-        return vary.shade(normal, rng), *maps
+        normaliser = self.dataset.normaliser_of(index, image)
+        part, *maps = cut(image, classes, weights, rng, pixel)
+        return vary.shade(normaliser(part, self.dataset.name(index)), rng), *maps
 
     def _resampled(
         self,

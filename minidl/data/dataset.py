@@ -69,6 +69,8 @@ class Dataset:
     cache_bytes : int
         Pictures, as the file's type and one byte per mask pixel, and weight maps, of four bytes a
         pixel, are kept in memory up to this total; those beyond are made each time.
+    each : bool
+        Of a normaliser that is measured here: whether each picture is to have one of its own.
 
     Raises
     ------
@@ -82,6 +84,7 @@ class Dataset:
         mask_kind: MaskKind,
         normaliser: Normaliser | None = None,
         cache_bytes: int = 2**31,
+        each: bool = False,
     ) -> None:
         if not pairs:
             raise DataError("Dataset: no pairs of image and mask")
@@ -89,9 +92,9 @@ class Dataset:
         self._samples = [(pair, page) for pair in pairs for page in _pages(pair)]
         self.cache = Cache(cache_bytes)
         self._counts: dict[int, np.ndarray] = {}
-        self._normalisers: dict[int, Normaliser] = {}
+        self._own: dict[int, Normaliser] = {}  # normalisers of pictures that have one each
         self.normaliser = normaliser or Normaliser.from_images(
-            self.raw(index)[0] for index in range(len(self))
+            (self.raw(index)[0] for index in range(len(self))), each
         )
 
     def __len__(self) -> int:
@@ -124,12 +127,13 @@ class Dataset:
         self._counts[index] = pixels
         return image, classes
 
-    def normaliser_of(self, index: int) -> Normaliser:
-        """What normalises picture `index` and parts of it."""
-        if index not in self._normalisers:
-            image, name = self.raw(index)[0], self._samples[index][0].image
-            self._normalisers[index] = self.normaliser.of(image, name)
-        return self._normalisers[index]
+    def normaliser_of(self, index: int, image: np.ndarray) -> Normaliser:
+        """What normalises picture `index`, which is `image`, and parts of it."""
+        if not self.normaliser.each:
+            return self.normaliser
+        if index not in self._own:
+            self._own[index] = self.normaliser.of(image, self._samples[index][0].image)
+        return self._own[index]
 
     def class_counts(self, index: int | None = None) -> np.ndarray:
         """Pixels of each class, of one picture or of the whole set; int64."""
@@ -175,7 +179,7 @@ class Dataset:
             raise IndexError(f"Dataset: picture {index} of {len(self)}")
         index %= len(self)
         image, classes = self.raw(index)
-        normal = self.normaliser_of(index)(image, self._samples[index][0].image)
+        normal = self.normaliser_of(index, image)(image, self._samples[index][0].image)
         return normal, classes.astype(np.int32)
 
 

@@ -52,7 +52,7 @@ class Normaliser:
             )
 
     @classmethod
-    def from_images(cls, images: Iterable[np.ndarray]) -> Normaliser:
+    def from_images(cls, images: Iterable[np.ndarray], each: bool = False) -> Normaliser:
         """Measure training images in one pass, one image in memory at a time.
 
         Parameters
@@ -60,6 +60,8 @@ class Normaliser:
         images : iterable of ndarray of shape (H, W, C)
             Of any numeric type and any sizes. Grey images and colour images may be mixed: if every
             colour image has three equal channels, all count as grey, otherwise all as colour.
+        each : bool
+            As the attribute.
 
         Returns
         -------
@@ -86,7 +88,7 @@ class Normaliser:
         std = np.sqrt(total.squares / total.count)
         # Rounding leaves a constant channel a deviation of about 1e-17 times its value.
         std[std <= 1e-12 * np.maximum(np.abs(total.mean), 1.0)] = 1.0
-        return cls(tuple(total.mean.tolist()), tuple(std.tolist()), len(moments) > 1)
+        return cls(tuple(total.mean.tolist()), tuple(std.tolist()), len(moments) > 1, each)
 
     @property
     def channels(self) -> int:

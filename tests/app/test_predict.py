@@ -13,6 +13,7 @@ from minidl import cli
 from minidl.data import DataError, MaskKind, read_mask
 from minidl.predict import plan, predict_files
 from minidl.progress import Progress
+from minidl.recipe import Options, train_folder
 from minidl.segmenter import Segmenter, scores_of
 
 
@@ -72,6 +73,8 @@ def test_images_may_be_normalised_one_by_one(pairs_folder, tmp_path, rng):
     np.testing.assert_array_equal(found, segmenter(600 * image + 3000))
     np.testing.assert_array_equal(found, segmenter(image, tile=24))
     assert "its own mean" in (run / "README.md").read_text()
+    with pytest.raises(ValueError, match="normalise is 'images', expected one of set, image"):
+        train_folder(pairs_folder, tmp_path / "other", Options(normalise="images"))
 
 
 def test_every_page_of_a_tiff_is_predicted_into_one_tiff(segmenter, tmp_path):

@@ -66,8 +66,18 @@ def test_crops_are_normalised_like_the_image_they_are_of(tmp_path, augment):
     for (x, y), (u, v) in pairs:
         np.testing.assert_allclose(x, u, atol=1e-4)
         np.testing.assert_array_equal(y, v)
-    np.testing.assert_allclose(dark[1][0].mean(), 0, atol=1e-5)
-    np.testing.assert_allclose(dark[1][0].std(), 1, rtol=1e-5)
+    measured = Dataset(find_pairs(tmp_path / "dark"), KIND, each=True)
+    for dataset in (dark, measured):
+        np.testing.assert_allclose(dataset[1][0].mean(), 0, atol=1e-5)
+        np.testing.assert_allclose(dataset[1][0].std(), 1, rtol=1e-5)
+
+
+def test_what_is_not_kept_is_read_once_for_a_sample(tmp_path, monkeypatch):
+    dataset = _dataset(tmp_path, cache_bytes=0)
+    read, reads = Dataset._read, []
+    monkeypatch.setattr(Dataset, "_read", lambda self, i: reads.append(i) or read(self, i))
+    dataset[3]
+    assert reads == [3]
 
 
 @pytest.mark.parametrize("crop", [(8, 10), 20, (9, 30)])
