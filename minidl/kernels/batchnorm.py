@@ -14,14 +14,14 @@ so that vectors stay full; what is kept for each channel is repeated along the l
 import numpy as np
 
 from minidl.kernels import memory, parallel, simd
-from minidl.kernels.jit import kernel
+from minidl.kernels.jit import inner, kernel
 
 LINE = 64  # numbers in a line, at least
 BLOCK = 32768  # numbers that one task goes over, at most or one line
 RUN = 32  # lines that are summed in the dtype of x, before a float64 takes their sum
 
 
-@kernel
+@inner
 def _load_four(x, at, some):
     """Four vectors in a row, of which the first `some` numbers count; zero in the others."""
     lanes = simd.lanes(x)
@@ -62,19 +62,19 @@ def _moments(start, stop, x, shift, block, sums):
             sums[task, 1, j] += distance * distance
 
 
-@kernel
+@inner
 def _plus(a, b):
     """The sums of two times four vectors."""
     return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
 
 
-@kernel
+@inner
 def _minus(a, b):
     """Their differences."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3]
 
 
-@kernel
+@inner
 def _plus_product(sum, a, b):
     """The first, plus the product of the others."""
     return (
@@ -83,7 +83,7 @@ def _plus_product(sum, a, b):
     )  # fmt: skip
 
 
-@kernel
+@inner
 def _gate(a, sign):
     """The first, where the second is not 0 or less, else 0."""
     return (
@@ -92,7 +92,7 @@ def _gate(a, sign):
     )  # fmt: skip
 
 
-@kernel
+@inner
 def _add_to(sums, at, four, few):
     """Add four vectors to ``sums[at:]``, as far as it goes. few : room for them, overwritten."""
     lanes = simd.lanes(few)

@@ -29,8 +29,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidl.kernels import depthwise, gemm, join, memory, parallel, pointwise, simd, winograd
-from minidl.kernels.jit import kernel
+from minidl.kernels import (
+    depthwise,
+    gemm,
+    join,
+    memory,
+    parallel,
+    pointwise,
+    shallow,
+    simd,
+    winograd,
+)
+from minidl.kernels.jit import inner, kernel
 from minidl.kernels.slab import (
     DEPTH_BLOCK,
     MIN_TASKS,
@@ -53,7 +63,7 @@ FEW_WEIGHTS = 12288  # numbers, half of a first-level cache or so
 WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
 
 
-@kernel
+@inner
 def multiply_row(
     slab, column, packed, at, width, a_runs, b_runs, runs, run, grid,
     start, start_at, start_row, out, to, step, columns, relu,
@@ -62,14 +72,20 @@ def multiply_row(
 
     out : flat; pixels `step` apart from `to` on, in whole tiles
     """
+    lanes, zeros = simd.lanes(out), simd.splat(out.dtype.type(0))
+    a_row = grid.step_w * grid.source_row
+    if shallow.fits(runs, run, a_row, start_row, width, lanes):
+        shallow.multiply_rows(
+            slab, column, a_runs, packed, at, b_runs, start, start_at, out, to, step, columns, relu,
+        )  # fmt: skip
+        return
     if runs:
         gemm.multiply_block(
-            slab, column * grid.step_w * grid.source_row, grid.step_w * grid.source_row, gemm.ONE,
+            slab, column * a_row, a_row, gemm.ONE,
             a_runs, packed, at, width, b_runs, runs, run, width,
             start, start_at, start_row, out, to, step, columns, relu,
         )  # fmt: skip
         return
-    lanes, zeros = simd.lanes(out), simd.splat(out.dtype.type(0))
     for i in range(columns):
         for f in range(0, width, lanes):
             value = simd.load_some(start, start_at + i * start_row + f, width - f)
@@ -77,14 +93,14 @@ def multiply_row(
             simd.store_some(out, to + i * step + f, value, width - f)
 
 
-@kernel
+@inner
 def copy_pixels(source, row, out, to, step, pixels, count):
     """Copy `count` channels of pixels that are `row` apart to pixels `step` apart."""
     for i in range(pixels):
         copy_channels(source, i * row, out, to + i * step, count)
 
 
-@kernel
+@inner
 def target_row(target, jobs, j, n, d, h, w):
     """Where in the target a row of output pixels of job j begins; -1 if it is outside."""
     z = jobs.first_d[j] + d * target.step_d
@@ -96,7 +112,7 @@ def target_row(target, jobs, j, n, d, h, w):
     return at * target.row + jobs.channel[j]
 
 
-@kernel
+@inner
 def convolve_rows(
     slab, packed, bias, relu, n, d, top, w, rows, wide, at_once, first_panel, last_panel, unit,
     grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
@@ -132,7 +148,7 @@ def convolve_rows(
                     copy_pixels(sums, width, out, place, step, wide - whole, filled)
 
 
-@kernel
+@inner
 def convolve_parts(
     slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature, grid, planes, jobs, j,
     target, a_runs, b_runs, sums, out,
@@ -167,7 +183,7 @@ def convolve(
 
     source, beside, out : flat; `out` is overwritten at the pixels of `target` that the jobs have
     packed : flat, the weights of all jobs as `pack` leaves them
-    bias : a number for each channel of the target, and as many more as a panel has
+    bias : a number for each channel of the target, and some more where the last panel is not full
     planes : offsets of the planes of a slab
     unit : numbers of a register that are used
     """
@@ -249,6 +265,7 @@ class Layout(NamedTuple):
     jobs: Jobs
     target: Target
     unit: int
+    packed: bool  # whether a weight lies as `pack` would leave it
     row_step: int  # from one row of the matrix of a tap to the next, and from column to column
     column_step: int
 
@@ -263,7 +280,11 @@ def _layout(plan, target, row_step, column_step, group_step, kernel_size, tap_st
     jobs = plan.jobs(tap_at, target.channels)
     columns = -(-target.channels // unit) * unit
     jobs = jobs._replace(packed_at=jobs.packed_at * columns)
-    return Layout(plan, jobs, target, unit, row_step, column_step)
+    one_panel = target.channels == columns and gemm.panels_of(columns // unit) == 1
+    rows = np.arange(len(jobs.tap_at)) * plan.channels
+    in_order = (row_step, column_step) == (columns, 1) and (jobs.tap_at == rows * columns).all()
+    packed = bool(one_panel and in_order)
+    return Layout(plan, jobs, target, unit, packed, row_step, column_step)
 
 
 @functools.lru_cache(maxsize=512)
@@ -297,16 +318,18 @@ def _input_layout(shape, weight_shape, stride, padding, dilation, groups, size, 
 
 def _run(layout, source, beside, weight, scale, bias, relu, out):
     """Pack `weight`, times `scale` if that is not empty, and run `convolve`."""
-    plan, jobs, target, unit, *steps = layout
+    plan, jobs, target, unit, lies_packed, *steps = layout
     if not out.size:
         return
-    packed = memory.empty((jobs.packed_at[-1],), out.dtype)
-    panels = gemm.panels_of(-(-target.channels // unit))
-    parallel.run(
-        pack, len(jobs.run) * panels, packed.size,
-        weight.reshape(-1), scale, jobs, *steps, plan.channels, target.channels, unit, packed,
-    )  # fmt: skip
-    bias = np.append(bias, np.zeros(gemm.TILE_VECTORS * unit, bias.dtype))
+    packed, panels = weight.reshape(-1), gemm.panels_of(-(-target.channels // unit))
+    if scale.size or not lies_packed:
+        packed = memory.empty((jobs.packed_at[-1],), out.dtype)
+        parallel.run(
+            pack, len(jobs.run) * panels, packed.size,
+            weight.reshape(-1), scale, jobs, *steps, plan.channels, target.channels, unit, packed,
+        )  # fmt: skip
+    if target.channels % unit:  # the last panel reads beyond them
+        bias = np.append(bias, np.zeros(unit, bias.dtype))
     splits = max(1, min(panels, -(-MIN_TASKS // max(1, plan.blocks))))
     pixels = out.size // out.shape[-1]
     parallel.run(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minidl.kernels import memory, parallel, simd
-from minidl.kernels.jit import kernel
+from minidl.kernels.jit import inner, kernel
 
 PIXELS = 4  # output pixels in registers at a time
 AHEAD = 8  # pixels: how far ahead the source row that is met for the first time is asked for
@@ -41,7 +41,7 @@ class Grid(NamedTuple):
     down: tuple
 
 
-@kernel
+@inner
 def source_line(position, axis, k, grid):
     """Where tap `k` of an output position lies along an axis of the source, or -1."""
     at = position * grid.up[axis] + grid.first[axis] + k * grid.tap[axis]
@@ -49,13 +49,13 @@ def source_line(position, axis, k, grid):
     return at // grid.down[axis] if inside else -1
 
 
-@kernel
+@inner
 def from_the_front(i, axis, grid):
     """Tap number i along an axis, in the order of the source."""
     return i if grid.tap[axis] > 0 else grid.kernel[axis] - 1 - i
 
 
-@kernel
+@inner
 def taps_of_row(row, remainder, grid, taps):
     """The taps that pixels ``remainder + j * down`` of an output row see; returns their number.
 
@@ -86,7 +86,7 @@ def taps_of_row(row, remainder, grid, taps):
     return count
 
 
-@kernel
+@inner
 def inner_pixels(taps, grid, begin, end):
     """Of pixels `begin` to `end`, the first and the one behind the last with all taps inside."""
     up, width = grid.up[2], grid.source[2]
@@ -98,7 +98,7 @@ def inner_pixels(taps, grid, begin, end):
     return first, max(first, last)
 
 
-@kernel
+@inner
 def some_pixels(source, weight, bias, taps, grid, j, out, to, channels):
     """Output pixel j of a row, some of whose taps may be outside."""
     for c in range(0, channels, simd.lanes(out)):
@@ -113,7 +113,7 @@ def some_pixels(source, weight, bias, taps, grid, j, out, to, channels):
         simd.store_some(out, to + c, total, count)
 
 
-@kernel
+@inner
 def four_pixels(source, weight, bias, taps, grid, j, out, to, out_step, channels):
     """Output pixels j to j + 3 of a row, all of whose taps are inside."""
     step = grid.up[2] * channels
@@ -166,7 +166,7 @@ def convolve(start, stop, source, weight, bias, grid, segments, out):
                 some_pixels(source, weight, bias, taps, grid, j, out, to + j * step, channels)
 
 
-@kernel
+@inner
 def some_products(source, gy, taps, grid, j, at, sums, channels):
     """Add ``source * gy`` of pixel j of a row, some of whose taps may be outside, to the sums."""
     for c in range(0, channels, simd.lanes(gy)):
@@ -181,7 +181,7 @@ def some_products(source, gy, taps, grid, j, at, sums, channels):
                 simd.store_some(sums, to, total, count)
 
 
-@kernel
+@inner
 def four_products(source, gy, taps, grid, j, at, sums, channels):
     """Add ``source * gy`` of pixels j to j + 3, all of whose taps are inside, to the sums."""
     step = grid.up[2] * channels

@@ -18,7 +18,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from minidl.kernels import simd
-from minidl.kernels.jit import DISABLED, kernel
+from minidl.kernels.jit import DISABLED, inner, kernel
 
 # A tile takes rows x vectors registers, a row of B `vectors`, and a broadcast one more.
 TILE_ROWS, TILE_VECTORS = (8, 3) if simd.REGISTERS == 32 else (6, 2)
@@ -206,13 +206,13 @@ def panels_of(vectors):
     return (vectors + TILE_VECTORS - 1) // TILE_VECTORS
 
 
-@kernel
+@inner
 def panel_start(panel, vectors):
     """First register of a panel. Panels are even: 4 = 2 + 2 keeps a tile busier than 3 + 1."""
     return panel * vectors // panels_of(vectors)
 
 
-@kernel
+@inner
 def panel_place(panel, features, unit):
     """First feature of a panel, and how many it has room for."""
     vectors = (features + unit - 1) // unit
@@ -220,7 +220,7 @@ def panel_place(panel, features, unit):
     return first, panel_start(panel + 1, vectors) * unit - first
 
 
-@kernel
+@inner
 def multiply_block(
     a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run, width,
     start, start_at, start_row, c, c_at, c_row, rows, relu,

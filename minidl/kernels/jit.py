@@ -1,6 +1,6 @@
 """The one place that decides how kernels are compiled and where the machine code is kept.
 
-Every kernel is made by `@kernel`. The flags, and why:
+Every kernel is made by `@kernel`, or by `@inner` where only kernels call it. The flags, and why:
 
 ``nogil``
     kernels run on several Python threads at once (see `parallel`).
@@ -12,6 +12,10 @@ Every kernel is made by `@kernel`. The flags, and why:
 ``cache``
     machine code is kept on disk, in a folder whose name holds a hash of all kernel sources:
     Numba looks only at the file of the kernel itself and would miss a change in a helper.
+``_nrt=False``
+    of `@inner` alone. Where it is on, a function counts the references to each array it is given,
+    with an atomic instruction as costly as twenty multiply-adds. One that is called for every row
+    of an image spends up to a seventh of its time so. Off, it cannot make arrays.
 """
 
 from __future__ import annotations
@@ -67,15 +71,25 @@ def _cache_in(folder: Path | None) -> Iterator[None]:
         config.CACHE_DIR = before
 
 
-def kernel(function: Callable) -> Callable:
-    """Compile `function` with the flags of this house, on its first call for each set of types."""
+def _compiled(function: Callable, **flags: bool) -> Callable:
     with _cache_in(_FOLDER):
         return numba.njit(
             nogil=True,
             error_model="numpy",
             fastmath={"contract"},
             cache=_FOLDER is not None and not DISABLED,
+            **flags,
         )(function)
+
+
+def kernel(function: Callable) -> Callable:
+    """Compile `function` with the flags of this house, on its first call for each set of types."""
+    return _compiled(function)
+
+
+def inner(function: Callable) -> Callable:
+    """Compile a part of kernels, which is given all the arrays it uses and makes none."""
+    return _compiled(function, _nrt=False)
 
 
 class _Announce(event.Listener):

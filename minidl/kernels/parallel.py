@@ -202,12 +202,12 @@ def _bounds(tasks: int, work: float, threads: int) -> list[int]:
 
 
 def _run(function: Callable[..., Any], tasks: int, work: float, *args: Any) -> None:
-    from minidl.kernels import spin  # not before there is a kernel: it takes Numba
-
     threads = min(_num_threads, tasks)
     if threads <= 1 or work < SERIAL_BELOW:
         function(0, tasks, *args)
         return
+    from minidl.kernels import spin  # not before there is a kernel: it takes Numba
+
     job = _Job(function, _bounds(tasks, work, threads), args)
     pool = _pool
     pool.hire(threads - 1)

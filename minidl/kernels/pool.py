@@ -13,7 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from minidl.kernels import memory, parallel, simd
-from minidl.kernels.jit import DISABLED, kernel
+from minidl.kernels.jit import DISABLED, inner, kernel
 
 
 class Span(NamedTuple):
@@ -110,7 +110,7 @@ def _load(x, at, count):
     return simd.load(x, at) if count >= simd.lanes(x) else simd.load_some(x, at, count)
 
 
-@kernel
+@inner
 def _store(x, at, vector, count):
     """Write `vector` to ``x[at:]``, `count` elements of it if there are no more."""
     if count >= simd.lanes(x):
@@ -119,7 +119,7 @@ def _store(x, at, vector, count):
         simd.store_some(x, at, vector, count)
 
 
-@kernel
+@inner
 def _steps(run_d, run_h, run_w, od, oh, ow, height, width, steps):
     """Number of pixels of a window; writes how far each is behind the first."""
     taps = 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minidl.kernels import memory, parallel, simd
-from minidl.kernels.jit import kernel
+from minidl.kernels.jit import inner, kernel
 
 AHEAD = 512  # numbers between those that are written and those whose lines are asked for
 FEW = 4  # rows and pixels of a window that are summed at once
@@ -67,7 +67,7 @@ def _transposed(band: Band, size: int) -> Band:
     return Band(first, stop - first, weights)
 
 
-@kernel
+@inner
 def _sum_2x2(x, rows, weights, at, channels, along, i, y, to):
     """Two neighbouring pixels of two rows; what `_sum_window` does, in one go."""
     lanes = simd.lanes(y)
@@ -84,7 +84,7 @@ def _sum_2x2(x, rows, weights, at, channels, along, i, y, to):
         simd.store_some(y, to + k, total, left)
 
 
-@kernel
+@inner
 def _sum_4x4(x, rows, weights, at, channels, along, i, y, to):
     """Four pixels of four rows."""
     lanes = simd.lanes(y)
@@ -102,7 +102,7 @@ def _sum_4x4(x, rows, weights, at, channels, along, i, y, to):
         simd.store_some(y, to + k, total, left)
 
 
-@kernel
+@inner
 def _scale_pixel(x, at, weight, channels, y, to):
     """A window of one pixel."""
     a = simd.splat(weight)
@@ -111,7 +111,7 @@ def _scale_pixel(x, at, weight, channels, y, to):
         simd.store_some(y, to + k, a * simd.load_some(x, at + k, left), left)
 
 
-@kernel
+@inner
 def _sum_window(x, rows, weights, count, at, taps, channels, along, i, y, to):
     """Any number of pixels, of any number of rows."""
     for k in range(0, channels, simd.lanes(y)):
@@ -123,7 +123,7 @@ def _sum_window(x, rows, weights, count, at, taps, channels, along, i, y, to):
         simd.store_some(y, to + k, total, channels - k)
 
 
-@kernel
+@inner
 def _sum_pixels(x, rows, weights, count, channels, first, taps, along, y, to):
     """A row of y, from `to` on: pixel i is the sum over rows t < count and pixels s < taps[i] of
     ``weights[t] * along[i, s]`` times the pixel ``first[i] + s`` of the row of x at ``rows[t]``.
@@ -140,7 +140,7 @@ def _sum_pixels(x, rows, weights, count, channels, first, taps, along, y, to):
             _sum_window(x, rows, weights, count, at, taps[i], channels, along, i, y, pixel)
 
 
-@kernel
+@inner
 def _sum_rows(x, rows, weights, count, line, size):
     """``line[:size] = sum of weights[t] * x[rows[t] : rows[t] + size]`` for t < count.
 

@@ -242,6 +242,18 @@ def splat(typingctx, scalar):
 
 
 @intrinsic
+def spread(typingctx, array, position):
+    """The vector with ``array[position]`` in every lane; `position` is not negative."""
+
+    def codegen(context, builder, signature, args):
+        kind = vector_ir(array.dtype)
+        number = builder.load(address(builder, context, array, *args, kind.element))
+        return splat_ir(builder, number, kind)
+
+    return Vector(array.dtype)(array, types.intp), codegen
+
+
+@intrinsic
 def fma(typingctx, a, b, c):
     """``a * b + c``, rounded once where the host has the instruction."""
 
@@ -375,6 +387,9 @@ if DISABLED:  # the same functions on small ndarrays
 
     def splat(scalar):
         return np.full(lanes_of(np.asarray(scalar).dtype), scalar)
+
+    def spread(array, position):
+        return splat(array[position])
 
     def fma(a, b, c):
         return a * b + c

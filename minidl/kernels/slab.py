@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from minidl.kernels import gemm, simd
-from minidl.kernels.jit import kernel
+from minidl.kernels.jit import inner, kernel
 
 SLAB_BYTES = 192 << 10  # a slab stays in the second-level cache, beside weights and sums
-BLOCK_PIXELS = 512  # output pixels of a block, whose weights are read once
+BLOCK_PIXELS = 4096  # output pixels of a block: weights and the rows of its rim are read once
 DEPTH_BLOCK = 1280  # rows of weights between two visits to the sums
 MIN_TASKS = 16  # enough to keep threads busy
 
@@ -80,7 +80,7 @@ class Jobs(NamedTuple):
     packed_at: np.ndarray  # where its packed weights begin
 
 
-@kernel
+@inner
 def copy_channels(source, at, out, to, count):
     """Copy `count` numbers from one flat array to another."""
     lanes = simd.lanes(out)
@@ -92,7 +92,7 @@ def copy_channels(source, at, out, to, count):
         simd.store_some(out, to + c, simd.load_some(source, at + c, rest), rest)
 
 
-@kernel
+@inner
 def scale_channels(out, to, scale, at, count):
     """Multiply `count` numbers by as many factors."""
     for c in range(0, count, simd.lanes(out)):
@@ -101,14 +101,14 @@ def scale_channels(out, to, scale, at, count):
         simd.store_some(out, to + c, product, some)
 
 
-@kernel
+@inner
 def clear_channels(out, to, count):
     """Write `count` zeros."""
     for c in range(0, count, simd.lanes(out)):
         simd.store_some(out, to + c, simd.splat(out.dtype.type(0)), count - c)
 
 
-@kernel
+@inner
 def block_place(block, grid):
     """Image, plane, first row and first column of a block."""
     across = (grid.width + grid.block_w - 1) // grid.block_w
@@ -120,7 +120,7 @@ def block_place(block, grid):
     return block // grid.depth, block % grid.depth, h, w
 
 
-@kernel
+@inner
 def fill_slab(slab, source, beside, n, d, h, w, grid, planes):
     """Copy what the block at (n, d, h, w) needs, (planes, slab_h, slab_w, source_row).
 
@@ -144,7 +144,7 @@ def fill_slab(slab, source, beside, n, d, h, w, grid, planes):
             clear_channels(slab, to + last * grid.source_row, row - last * grid.source_row)
 
 
-@kernel
+@inner
 def copy_line(source, beside, at, slab, to, pixels, grid):
     """Copy `pixels` pixels, from number `at` on, with the channels of both arrays."""
     if grid.own == grid.source_row:
@@ -156,7 +156,7 @@ def copy_line(source, beside, at, slab, to, pixels, grid):
         copy_channels(beside, (at + i) * others, slab, to + i * grid.source_row + grid.own, others)
 
 
-@kernel
+@inner
 def number_of_blocks(grid):
     """How many blocks the grid has."""
     across = (grid.width + grid.block_w - 1) // grid.block_w
@@ -171,7 +171,7 @@ def slab_of(grid, planes, like):
     return simd.room(pixels * grid.source_row + gemm.TILE_ROWS, like)
 
 
-@kernel
+@inner
 def place_runs(first_run, last_run, d, h, grid, planes, jobs, j, width, a_runs, b_runs):
     """Where in the slab and in the packed weights the runs of a row of output pixels begin.
 

@@ -7,7 +7,7 @@ the 36: tiles by channels times channels by features.
 import numpy as np
 
 from minidl.kernels import gemm, memory, parallel, simd
-from minidl.kernels.jit import kernel
+from minidl.kernels.jit import inner, kernel
 from minidl.kernels.winograd_tiles import (
     CLASSES,
     COUNT,
@@ -44,7 +44,7 @@ PART_BYTES = 1 << 20  # transformed weight gradient up to which a thread has one
 MIN_CHUNK = 64  # but so many at least
 
 
-@kernel
+@inner
 def turn_kernels(weight, channels, features, channel, rows, feature, columns, out):
     """``out[3, 3, rows, columns]``: kernels of the gradient, from those of the convolution.
 
@@ -56,7 +56,7 @@ def turn_kernels(weight, channels, features, channel, rows, feature, columns, ou
         gemm.transpose(weight, at, channels, columns, rows, out, to, columns)
 
 
-@kernel
+@inner
 def transform_part(
     weight, turned, scale, channels, features, channel, rows, feature, columns, room, out
 ):
@@ -91,7 +91,7 @@ def prepare(start, stop, weight, turned, scale, channels, features, out):
             )  # fmt: skip
 
 
-@kernel
+@inner
 def stretches(first, count, table, out):
     """Rows of `out`: the end of a stretch of tiles of one class, counted from the first, and its
     extents. Returns how many there are.
@@ -222,7 +222,7 @@ def convolve(
         )  # fmt: skip
 
 
-@kernel
+@inner
 def multiply_tiles(
     x, gy, table, first, x_at, gy_at, count, channels, width, fresh, zeros, sums, at, row, plane,
 ):  # fmt: skip

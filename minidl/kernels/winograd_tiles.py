@@ -35,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minidl.kernels import gemm, simd
-from minidl.kernels.jit import kernel
+from minidl.kernels.jit import inner, kernel
 
 IN, OUT = 6, 4  # extents of a whole tile
 SIDE_IN, SIDE_OUT = np.int64(IN), np.int64(OUT)  # as arguments between kernels, see `gemm.ZERO`
@@ -131,7 +131,7 @@ def cover(shape, taps, dilation, padding, out_size) -> Tiles:
     )  # fmt: skip
 
 
-@kernel
+@inner
 def line_of(tile, table):
     """Where in the table the line of a tile's class begins."""
     line = 0
@@ -168,7 +168,7 @@ def places_of(first, count, table):
     return places
 
 
-@kernel
+@inner
 def unpack(places, i):
     """A row of `places_of`."""
     return places[i, 0], places[i, 1], places[i, 2], places[i, 3], places[i, 4]
@@ -180,13 +180,13 @@ def counts(e, tall, wide):
     return e // IN < tall + 2 and e % IN < wide + 2
 
 
-@kernel
+@inner
 def is_spare(e):
     """Whether tiles that do not have the element e need a zero in its place."""
     return e // IN == SPARE or e % IN == SPARE
 
 
-@kernel
+@inner
 def transform_input_line(d0, d1, d2, d3, d4, d5):
     """Bᵀ times a column."""
     p, q = d4 - d2, d3 - d1
@@ -200,7 +200,7 @@ def transform_input_line(d0, d1, d2, d3, d4, d5):
     )
 
 
-@kernel
+@inner
 def transform_output_line(m0, m1, m2, m3, m4, m5):
     """Aᵀ times a column."""
     s, d = m1 + m2, m1 - m2
@@ -212,7 +212,7 @@ def transform_output_line(m0, m1, m2, m3, m4, m5):
     )
 
 
-@kernel
+@inner
 def transform_kernel_line(g0, g1, g2):
     """G times a column."""
     s = g0 + g2
@@ -226,7 +226,7 @@ def transform_kernel_line(g0, g1, g2):
     )
 
 
-@kernel
+@inner
 def transform_gradient_line(y0, y1, y2, y3):
     """A times a column, the adjoint of the output transform."""
     even, odd = y0 + y2, y1 + y3
@@ -240,7 +240,7 @@ def transform_gradient_line(y0, y1, y2, y3):
     )
 
 
-@kernel
+@inner
 def gather_kernel_line(w0, w1, w2, w3, w4, w5):
     """Gᵀ times a column, the adjoint of the kernel transform."""
     d = (1 / 3) * (w1 - w2)
@@ -251,7 +251,7 @@ def gather_kernel_line(w0, w1, w2, w3, w4, w5):
     )
 
 
-@kernel
+@inner
 def load_3(source, at, step, some):
     """Three vectors `step` apart, of which the first `some` lanes count."""
     return (
@@ -261,19 +261,19 @@ def load_3(source, at, step, some):
     )
 
 
-@kernel
+@inner
 def load_4(source, at, step, some):
     """Four of them."""
     return (*load_3(source, at, step, some), simd.load_some(source, at + 3 * step, some))
 
 
-@kernel
+@inner
 def load_6(source, at, step, some):
     """Six of them."""
     return load_3(source, at, step, some) + load_3(source, at + 3 * step, step, some)
 
 
-@kernel
+@inner
 def store_6(out, at, step, line):
     """Write six vectors, `step` apart."""
     simd.store(out, at, line[0])
@@ -284,7 +284,7 @@ def store_6(out, at, step, line):
     simd.store(out, at + 5 * step, line[5])
 
 
-@kernel
+@inner
 def take_patch(source, n, h, w, height, width, step_h, step_w, channels, size, tall, wide, patch):
     """Copy ``size x size`` pixels; outside of the image, or of ``tall x wide``, they are zero."""
     lanes = simd.lanes(patch)
@@ -308,7 +308,7 @@ def spare(patch, at, step, channels):
         simd.store_some(patch, p + SPARE * step, d2 + 0.5 * (d3 - d1), some)
 
 
-@kernel
+@inner
 def transform_patch(source, at, down, right, some, rows, out, to, plane):
     """Rows 0 to 2 or 3 to 5 of ``Bᵀ d B`` for a register of channels; `plane` from each to next."""
     d0 = transform_input_line(*load_6(source, at, down, some))
@@ -332,7 +332,7 @@ def transform_patch(source, at, down, right, some, rows, out, to, plane):
         store_6(out, to, plane, transform_input_line(d0[5], d1[5], d2[5], d3[5], d4[5], d5[5]))
 
 
-@kernel
+@inner
 def transform_tile(source, n, h, w, tall, wide, tiles, channels, patch, out, to, plane):
     """``Bᵀ d B`` of the tile of plane n that begins at row h, column w, for all channels."""
     inside = (
@@ -389,14 +389,14 @@ def transform_input(start, stop, source, tiles, channels, first, out, shift):
                         simd.store(flat, to + e * plane + c, simd.splat(flat.dtype.type(0)))
 
 
-@kernel
+@inner
 def scaled_6(line, factor):
     """Six vectors times another."""
     a, b, c, d, e, f = line
     return a * factor, b * factor, c * factor, d * factor, e * factor, f * factor
 
 
-@kernel
+@inner
 def transform_kernels(weight, scale, channels, features, channel, rows, feature, columns, out):
     """``out[36, rows, columns] = G g Gᵀ`` for `rows` input and `columns` output channels.
 
@@ -425,7 +425,7 @@ def transform_kernels(weight, scale, channels, features, channel, rows, feature,
             store_6(out, to + 30 * plane, plane, transform_kernel_line(g0[5], g1[5], g2[5]))
 
 
-@kernel
+@inner
 def write_pixels(y, at, step, line, shift, floor, count, some):
     """Write ``max(line + shift, floor)`` to the first `count` of four pixels, `step` apart."""
     simd.store_some(y, at, simd.maximum(floor, line[0] + shift), some)
@@ -437,7 +437,7 @@ def write_pixels(y, at, step, line, shift, floor, count, some):
         simd.store_some(y, at + 3 * step, simd.maximum(floor, line[3] + shift), some)
 
 
-@kernel
+@inner
 def write_tile(
     products, plane, at, bias, bias_at, floor, tiles, place, features, feature, columns, y
 ):
@@ -525,7 +525,7 @@ def transform_gradient(start, stop, gy, tiles, features, first, out, shift):
             store_6(flat, to, plane, transform_gradient_line(y0[5], y1[5], y2[5], y3[5]))
 
 
-@kernel
+@inner
 def add_3(gw, at, step, line, add, some):
     """Write three vectors, `step` apart, or add them to what is there."""
     if add:
@@ -536,7 +536,7 @@ def add_3(gw, at, step, line, add, some):
     simd.store_some(gw, at + 2 * step, line[2], some)
 
 
-@kernel
+@inner
 def write_kernels(
     sums, at, row, plane, channels, features, channel, rows, feature, columns, add, gw
 ):  # fmt: skip
