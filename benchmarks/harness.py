@@ -173,7 +173,7 @@ def peak_gflops(threads: int) -> float:
         """Every row of C is the same row of A times B."""
         gemm.multiply_block(
             a, 0, 0, 1, runs, b, 0, width, runs, len(runs), run, width, c, 0, width, c, 0, width,
-            rows, False,
+            width, rows, False,
         )  # fmt: skip
 
     sums = [np.zeros(rows * width, np.float32) for _ in range(threads)]

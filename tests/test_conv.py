@@ -129,7 +129,9 @@ BOUND = {"direct": 5e-6, "winograd": 3e-5}  # of the largest number, for inputs 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("c, f", [(1, 8), (1, 16), (1, 17), (3, 16), (15, 15), (16, 3), (17, 1), (15, 17)])
+@pytest.mark.parametrize(
+    "c, f", [(1, 8), (1, 16), (1, 17), (3, 16), (15, 15), (16, 3), (17, 1), (15, 17)]
+)
 @pytest.mark.parametrize("h, w", [(1, 8), (3, 5), (4, 9), (5, 1), (7, 4), (8, 3), (9, 7)])
 def test_one_more_and_one_less_than_a_tile(algorithm, c, f, h, w):
     """Measured: at most 5e-7 directly and 2e-6 by Winograd."""

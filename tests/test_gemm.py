@@ -10,7 +10,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__
 T = gemm.TILE_ROWS
 
 
-def _product(dtype, rows, run, runs, width, transposed, own_start, relu):
+def _product(dtype, rows, run, runs, width, filled, transposed, own_start, relu):
     """multiply_block in the middle of larger arrays, and what it should give."""
     rng = np.random.default_rng(rows * 1000 + run * 10 + width)
     tall, depth = -(-rows // T) * T, run * runs
@@ -26,12 +26,12 @@ def _product(dtype, rows, run, runs, width, transposed, own_start, relu):
     gemm.multiply_block(
         a.ravel(), 0, *steps, order * run * steps[1], b.ravel(), 1, b.shape[1],
         order * run * b.shape[1], runs, run, width,
-        *start, flat, len(gap) + 2, before.shape[1], rows, relu,
+        *start, flat, len(gap) + 2, before.shape[1], filled, rows, relu,
     )  # fmt: skip
-    wide = slice(2, 2 + width)
-    product = (a.T if transposed else a).astype(float) @ b[:, 1 : 1 + width]
+    wide = slice(2, 2 + filled)
+    product = (a.T if transposed else a).astype(float) @ b[:, 1 : 1 + filled]
     expected = before.astype(float)
-    expected[:, wide] = product + (expected[:, wide] if own_start else shift)
+    expected[:, wide] = product + (expected[:, wide] if own_start else shift[:filled])
     if relu:
         expected[:, wide] = np.maximum(expected[:, wide], 0)
     return flat, gap, before.shape, expected
@@ -44,10 +44,13 @@ def _product(dtype, rows, run, runs, width, transposed, own_start, relu):
 @pytest.mark.parametrize(
     "rows, run, runs", [(T, 1, 1), (1, 5, 2), (T + 1, 7, 1), (3 * T, 11, 3), (2 * T - 1, 64, 1)]
 )
-def test_product_of_a_block(dtype, rows, run, runs, vectors, transposed, own_start, relu):
+@pytest.mark.parametrize("missing", [0, 1, 3])
+def test_product_of_a_block(
+    dtype, rows, run, runs, vectors, missing, transposed, own_start, relu
+):  # fmt: skip
     width = int(vectors * simd.lanes_of(dtype))
     flat, gap, shape, expected = _product(
-        dtype, rows, run, runs, width, transposed, own_start, relu
+        dtype, rows, run, runs, width, max(1, width - missing), transposed, own_start, relu
     )
     c = flat[len(gap) : -len(gap)].reshape(shape)
     eps = np.finfo(dtype).eps
@@ -63,7 +66,7 @@ def test_nan_passes_the_relu(relu):
     c = np.zeros(T * simd.FLOAT32_LANES, np.float32)
     runs = np.zeros(1, np.int64)
     gemm.multiply_block(
-        a, 0, 1, 1, runs, b, 0, 1, runs, 1, 1, len(b), c, 0, 0, c, 0, len(b), T, relu
+        a, 0, 1, 1, runs, b, 0, 1, runs, 1, 1, len(b), c, 0, 0, c, 0, len(b), len(b), T, relu
     )
     np.testing.assert_array_equal(c[:3], [np.nan, np.inf, 0 if relu else -np.inf])
 

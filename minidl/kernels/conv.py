@@ -66,15 +66,15 @@ WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
 @inner
 def multiply_row(
     slab, column, packed, at, width, a_runs, b_runs, runs, run, grid,
-    start, start_at, start_row, out, to, step, columns, relu,
+    start, start_at, start_row, out, to, step, filled, columns, relu,
 ):  # fmt: skip
     """``out = start + slab * weights`` for `columns` output pixels of a row, from `column` on.
 
-    out : flat; pixels `step` apart from `to` on, in whole tiles
+    out : flat; pixels `step` apart from `to` on, in whole tiles; `filled` of `width` features
     """
     lanes, zeros = simd.lanes(out), simd.splat(out.dtype.type(0))
     a_row = grid.step_w * grid.source_row
-    if shallow.fits(runs, run, a_row, start_row, width, lanes):
+    if filled == lanes and shallow.fits(runs, run, a_row, start_row):
         shallow.multiply_rows(
             slab, column, a_runs, packed, at, b_runs, start, start_at, out, to, step, columns, relu,
         )  # fmt: skip
@@ -83,14 +83,14 @@ def multiply_row(
         gemm.multiply_block(
             slab, column * a_row, a_row, gemm.ONE,
             a_runs, packed, at, width, b_runs, runs, run, width,
-            start, start_at, start_row, out, to, step, columns, relu,
+            start, start_at, start_row, out, to, step, filled, columns, relu,
         )  # fmt: skip
         return
     for i in range(columns):
-        for f in range(0, width, lanes):
-            value = simd.load_some(start, start_at + i * start_row + f, width - f)
+        for f in range(0, filled, lanes):
+            value = simd.load_some(start, start_at + i * start_row + f, filled - f)
             value = simd.maximum(zeros, value) if relu else value
-            simd.store_some(out, to + i * step + f, value, width - f)
+            simd.store_some(out, to + i * step + f, value, filled - f)
 
 
 @inner
@@ -129,7 +129,7 @@ def convolve_rows(
             at = jobs.packed_at[j] + feature * (last - first) * run
             shift = jobs.channel[j] + feature
             filled = min(width, target.channels - feature)
-            whole = wide - wide % gemm.TILE_ROWS if filled == width else 0
+            whole = wide - wide % gemm.TILE_ROWS
             for h in range(above, min(above + at_once, top + rows)):
                 to = target_row(target, jobs, j, n, d, h, w)
                 if to < 0:
@@ -137,12 +137,12 @@ def convolve_rows(
                 runs = place_runs(first, last, d, h, grid, planes, jobs, j, width, a_runs, b_runs)
                 multiply_row(
                     slab, gemm.ZERO, packed, at, width, a_runs, b_runs, runs, run, grid,
-                    bias, shift, gemm.ZERO, out, to + feature, step, whole, relu,
+                    bias, shift, gemm.ZERO, out, to + feature, step, filled, whole, relu,
                 )  # fmt: skip
                 if whole < wide:
                     multiply_row(
                         slab, whole, packed, at, width, a_runs, b_runs, runs, run, grid,
-                        bias, shift, gemm.ZERO, sums, gemm.ZERO, width, wide - whole, relu,
+                        bias, shift, gemm.ZERO, sums, gemm.ZERO, width, width, wide - whole, relu,
                     )  # fmt: skip
                     place = to + feature + whole * step
                     copy_pixels(sums, width, out, place, step, wide - whole, filled)
@@ -166,7 +166,7 @@ def convolve_parts(
             multiply_row(
                 slab, gemm.ZERO, packed, at, width, a_runs, b_runs, runs, run, grid,
                 bias if fresh else sums, shift if fresh else line, 0 if fresh else width,
-                sums, line, width, wide, relu and stop == last,
+                sums, line, width, width, wide, relu and stop == last,
             )  # fmt: skip
     for i in range(rows):
         to = target_row(target, jobs, j, n, d, top + i, w)
@@ -560,15 +560,15 @@ def weight_grad_tasks(
                         gemm.multiply_block(
                             slab, gemm.ZERO, gemm.ONE, grid.step_w * grid.source_row, x_runs,
                             gy, gy_at + feature, gy_row, gy_runs, count, across, width,
-                            sums, to + feature, columns, sums, to + feature, columns, wanted,
-                            gemm.NO,
+                            sums, to + feature, columns, sums, to + feature, columns, width,
+                            wanted, gemm.NO,
                         )  # fmt: skip
                     else:
                         gemm.multiply_block(
                             slab, gemm.ZERO, gemm.ONE, grid.step_w * grid.source_row, x_runs,
                             copied, feature, columns, gy_runs, count, across, width,
-                            sums, to + feature, columns, sums, to + feature, columns, wanted,
-                            gemm.NO,
+                            sums, to + feature, columns, sums, to + feature, columns, width,
+                            wanted, gemm.NO,
                         )  # fmt: skip
         for r in range(first // run, (last - 1) // run + 1):
             begin, end = max(first, r * run), min(last, (r + 1) * run)

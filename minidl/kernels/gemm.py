@@ -37,18 +37,21 @@ def _emit_tile(rows: int, vectors: int, half: bool = False):
     @intrinsic
     def tile(
         typingctx, a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
-        start, start_at, start_row, c, c_at, c_row, relu,
+        start, start_at, start_row, c, c_at, c_row, filled, relu,
     ):  # fmt: skip
-        """``C = start + A @ B`` for one tile, over a depth of `runs` runs of `run` steps."""
+        """``C = start + A @ B`` for one tile, over a depth of `runs` runs of `run` steps.
+
+        Of each row of C the first `filled` numbers are written.
+        """
 
         def codegen(context, builder, signature, args):
             (
                 a_, a_at_, a_row_, a_step_, a_runs_, b_, b_at_, b_step_, b_runs_, runs_, run_,
-                start_, start_at_, start_row_, c_, c_at_, c_row_, relu_,
+                start_, start_at_, start_row_, c_, c_at_, c_row_, filled_, relu_,
             ) = args  # fmt: skip
-            whole = simd.vector_ir(c.dtype)
-            scalar, lanes, align = whole.element, whole.count, c.dtype.bitwidth // 8
-            kinds = [whole] * vectors + [ir.VectorType(scalar, lanes // 2)] * half
+            register = simd.vector_ir(c.dtype)
+            scalar, lanes, align = register.element, register.count, c.dtype.bitwidth // 8
+            kinds = [register] * vectors + [ir.VectorType(scalar, lanes // 2)] * half
             index = a_at_.type
 
             def number(value):
@@ -145,16 +148,27 @@ def _emit_tile(rows: int, vectors: int, half: bool = False):
             carry([a_k, b_k], following, origin)
             carry(sums, after, origin)
             carry(outer, after, leave_run())
-            for total, pointer in zip(after, tile_of(c, c_, c_at_, c_row_), strict=True):
+            results = []
+            for total in after:
                 lowest = ir.Constant(total.type, [float("-inf")] * total.type.count)
                 floor = builder.select(relu_, ir.Constant(total.type, None), lowest)
                 below = builder.fcmp_ordered("<", total, floor)  # false for NaN, which stays
-                builder.store(builder.select(below, floor, total), pointer, align=align)
+                results.append(builder.select(below, floor, total))
+            targets = tile_of(c, c_, c_at_, c_row_)
+            width = number(sum(kind.count for kind in kinds))
+            with builder.if_else(builder.icmp_signed(">=", filled_, width)) as (whole, part):
+                with whole:
+                    for result, pointer in zip(results, targets, strict=True):
+                        builder.store(result, pointer, align=align)
+                with part:
+                    lefts = [builder.sub(filled_, number(v * lanes)) for v in range(len(kinds))]
+                    for result, pointer, left in zip(results, targets, lefts * rows, strict=True):
+                        simd.store_some_ir(builder, result, pointer, left, align)
             return context.get_dummy_value()
 
         i8 = types.intp
         matrices = (a, i8, i8, i8, a_runs, b, i8, i8, b_runs, i8, i8)
-        return types.void(*matrices, start, i8, i8, c, i8, i8, types.boolean), codegen
+        return types.void(*matrices, start, i8, i8, c, i8, i8, i8, types.boolean), codegen
 
     return tile
 
@@ -172,7 +186,7 @@ if DISABLED:  # the micro-kernel on ndarrays
         @np.errstate(all="ignore")  # rows that fill up a tile are chance, and their sums not used
         def tile(
             a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
-            start, start_at, start_row, c, c_at, c_row, relu,
+            start, start_at, start_row, c, c_at, c_row, filled, relu,
         ):  # fmt: skip
             columns = np.arange(int(vectors * simd.lanes_of(c.dtype)))
             rows, steps = np.arange(height)[:, None], np.arange(run)
@@ -182,7 +196,7 @@ if DISABLED:  # the micro-kernel on ndarrays
                 right = b[b_at + b_runs[r] + steps[:, None] * b_step + columns]
                 total = total + left @ right
             total = np.where(total < 0, 0, total) if relu else total
-            c[c_at + rows * c_row + columns] = total
+            c[c_at + rows * c_row + columns[:filled]] = total[:, :filled]
 
         return tile
 
@@ -223,7 +237,7 @@ def panel_place(panel, features, unit):
 @inner
 def multiply_block(
     a, a_at, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run, width,
-    start, start_at, start_row, c, c_at, c_row, rows, relu,
+    start, start_at, start_row, c, c_at, c_row, filled, rows, relu,
 ):  # fmt: skip
     """``C = start + A @ B`` over a depth of `runs` times `run` steps, negative numbers 0 if `relu`.
 
@@ -231,7 +245,7 @@ def multiply_block(
     numbers at ``b[b_at + b_runs[r] + k * b_step]``; the width is half a register, one, one and a
     half, two or three. There is at least one step. Row i of the start is at
     ``start_at + i * start_row``: 0 for a row distance adds the same to all, and C itself as start
-    adds to it.
+    adds to it. Of each row of C the first `filled` numbers are written.
 
     `rows` are rounded up to whole tiles: A and the start must be readable and C writable so far.
     """
@@ -241,33 +255,33 @@ def multiply_block(
         if width == 3 * lanes:
             tile_3(
                 a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
-                start, start_i, start_row, c, c_i, c_row, relu,
+                start, start_i, start_row, c, c_i, c_row, filled, relu,
             )  # fmt: skip
         elif width == 2 * lanes:
             tile_2(
                 a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
-                start, start_i, start_row, c, c_i, c_row, relu,
+                start, start_i, start_row, c, c_i, c_row, filled, relu,
             )  # fmt: skip
         elif width == lanes + lanes // 2:
             tile_1_half(
                 a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
-                start, start_i, start_row, c, c_i, c_row, relu,
+                start, start_i, start_row, c, c_i, c_row, filled, relu,
             )  # fmt: skip
         elif width == lanes:
             tile_1(
                 a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
-                start, start_i, start_row, c, c_i, c_row, relu,
+                start, start_i, start_row, c, c_i, c_row, filled, relu,
             )  # fmt: skip
         elif i + TILE_ROWS < rows:  # two tiles at a time
             if i // TILE_ROWS % 2 == 0:
                 tile_half_tall(
                     a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
-                    start, start_i, start_row, c, c_i, c_row, relu,
+                    start, start_i, start_row, c, c_i, c_row, filled, relu,
                 )  # fmt: skip
         elif i // TILE_ROWS % 2 == 0:  # the last one, if they are odd
             tile_half(
                 a, a_i, a_row, a_step, a_runs, b, b_at, b_step, b_runs, runs, run,
-                start, start_i, start_row, c, c_i, c_row, relu,
+                start, start_i, start_row, c, c_i, c_row, filled, relu,
             )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def multiply_pixels(
                     left, gemm.ZERO, gemm.ONE, tall, gemm.ONE_RUN,
                     right if copied else gy, at, step, gemm.ONE_RUN, gemm.ONE, count, width,
                     zeros if fresh else sums, gemm.ZERO if fresh else to, 0 if fresh else width,
-                    sums, to, width, high, gemm.NO,
+                    sums, to, width, width, high, gemm.NO,
                 )  # fmt: skip
         for panel in range(first_panel, last_panel):
             feature, width = gemm.panel_place(panel, features, lanes)

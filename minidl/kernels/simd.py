@@ -149,17 +149,21 @@ def load_some(typingctx, array, position, count):
     return Vector(array.dtype)(array, types.intp, types.intp), codegen
 
 
+def store_some_ir(builder, vector, pointer, count, align):
+    """Emit a store of the first `count` lanes, of none if that is not positive."""
+    align = ir.Constant(ir.IntType(32), align)
+    mask = _mask_ir(builder, count, vector.type.count)
+    _masked(builder, "store", vector.type, ir.VoidType(), [vector, pointer, align, mask])
+
+
 @intrinsic
 def store_some(typingctx, array, position, vector, count):
     """Write the first `count` lanes to ``array[position:]`` and nothing further."""
 
     def codegen(context, builder, signature, args):
         array_, position_, vector_, count_ = args
-        kind = vector_ir(array.dtype)
-        pointer = address(builder, context, array, array_, position_, kind)
-        align = ir.Constant(ir.IntType(32), array.dtype.bitwidth // 8)
-        mask = _mask_ir(builder, count_, kind.count)
-        _masked(builder, "store", kind, ir.VoidType(), [vector_, pointer, align, mask])
+        pointer = address(builder, context, array, array_, position_, vector_.type)
+        store_some_ir(builder, vector_, pointer, count_, array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector, types.intp), codegen

@@ -164,7 +164,7 @@ def multiply(
                             gemm.ONE_RUN, kernels, at + e * depth * columns, columns, gemm.ONE_RUN,
                             gemm.ONE, depth, columns, products if channel else zeros,
                             to if channel else 0, columns if channel else 0,
-                            products, to, columns, end - begin, gemm.NO,
+                            products, to, columns, columns, end - begin, gemm.NO,
                         )  # fmt: skip
                     elif is_spare(e):
                         products[to : to + (end - begin) * columns] = 0
@@ -245,7 +245,7 @@ def multiply_tiles(
                     a, (e * x.shape[1] + begin) * x_row + x_at, gemm.ONE, x_row, gemm.ONE_RUN,
                     b, (e * gy.shape[1] + begin) * gy_row + gy_at, gy_row, gemm.ONE_RUN, gemm.ONE,
                     end - begin, width, zeros if empty else sums, 0 if empty else to,
-                    0 if empty else row, sums, to, row, channels, gemm.NO,
+                    0 if empty else row, sums, to, row, width, channels, gemm.NO,
                 )  # fmt: skip
                 empty = False
         for i in range(channels if empty else 0):
