@@ -18,6 +18,7 @@ from minidl.kernels import memory, parallel, simd
 from minidl.kernels.jit import inner, kernel
 
 AHEAD = 512  # numbers between those that are written and those whose lines are asked for
+PIXELS_AHEAD = 8  # the same for pixels that are read
 FEW = 4  # rows and pixels of a window that are summed at once
 
 
@@ -86,7 +87,11 @@ def _sum_2x2(x, rows, weights, at, channels, along, i, y, to):
 
 @inner
 def _sum_4x4(x, rows, weights, at, channels, along, i, y, to):
-    """Four pixels of four rows."""
+    """Four pixels of four rows.
+
+    As a rule the window moves by two pixels and, for the next row of y, by two rows: the right half
+    of the lower half is read for the first time, and asked for some pixels before.
+    """
     lanes = simd.lanes(y)
     a, b = simd.splat(along[i, 0]), simd.splat(along[i, 1])
     c, d = simd.splat(along[i, 2]), simd.splat(along[i, 3])
@@ -94,6 +99,9 @@ def _sum_4x4(x, rows, weights, at, channels, along, i, y, to):
         left, total = channels - k, simd.splat(y.dtype.type(0))
         for t in range(4):
             p = rows[t] + at + k
+            if t >= 2:
+                simd.prefetch(x, p + (PIXELS_AHEAD + 2) * channels)
+                simd.prefetch(x, p + (PIXELS_AHEAD + 3) * channels)
             line = a * simd.load_some(x, p, left)
             line = simd.fma(b, simd.load_some(x, p + channels, left), line)
             line = simd.fma(c, simd.load_some(x, p + 2 * channels, left), line)
