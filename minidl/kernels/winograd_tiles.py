@@ -35,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minidl.kernels import gemm, simd
-from minidl.kernels.jit import inner, kernel
+from minidl.kernels.jit import inlined, inner, kernel
 
 IN, OUT = 6, 4  # extents of a whole tile
 SIDE_IN, SIDE_OUT = np.int64(IN), np.int64(OUT)  # as arguments between kernels, see `gemm.ZERO`
@@ -437,7 +437,7 @@ def write_pixels(y, at, step, line, shift, floor, count, some):
         simd.store_some(y, at + 3 * step, simd.maximum(floor, line[3] + shift), some)
 
 
-@inner
+@inlined
 def write_tile(
     products, plane, at, bias, bias_at, floor, tiles, place, features, feature, columns, y
 ):
