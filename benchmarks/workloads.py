@@ -110,9 +110,12 @@ def _conv_jobs(
     pixels = np.prod(shape[1:-1]) if transposed else np.prod(out[1:-1])
     row.operations = 2.0 * len(x) * pixels * w.size * (3 if backward else 1)
     row.traffic = 0.0 if backward else 4.0 * (x.size + w.size + np.prod(out))
-    stride = settings.get("stride", 1)
-    lifted = (1,) * (3 - axes) + size
-    row.note = conv_kernels.algorithm_for(x.dtype, (*lifted, *inner), (stride,) * 3, groups)
+    missing = (1,) * (3 - axes)
+    stride, dilation = (missing + (settings.get(k, 1),) * axes for k in ("stride", "dilation"))
+    row.note = conv_kernels.algorithm_for(
+        x.dtype, (*missing, *size, *inner), stride, groups, dilation,
+        None if transposed else (len(x), *missing, *out[1:-1]),
+    )  # fmt: skip
     call = lambda u, v, c: ours(u, v, c, padding=padding, **settings)  # noqa: E731
     jobs = _pair(call, other, [x, w, b], backward)
     if not (transposed or causal):

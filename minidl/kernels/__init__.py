@@ -13,7 +13,7 @@ From the bottom up: `jit` (how to compile), `spin` (how threads wait), `parallel
 `memory` (where results lie), `simd` (a vector type), `gemm` (the register-tiled product), `slab`
 (the part of an image that a block of a convolution needs), `winograd_tiles` (transforms), and on
 these the operations. `conv` is the room to enter convolutions by; it hands over to `winograd`,
-`pointwise` and `depthwise` what they do better.
+`strided`, `shallow`, `pointwise` and `depthwise` what they do better.
 
 Submodules are imported on first use, because importing Numba takes longer than importing all of
 minidl.

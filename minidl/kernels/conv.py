@@ -38,6 +38,7 @@ from minidl.kernels import (
     pointwise,
     shallow,
     simd,
+    strided,
     winograd,
 )
 from minidl.kernels.jit import inner, kernel
@@ -339,19 +340,25 @@ def _run(layout, source, beside, weight, scale, bias, relu, out):
     )  # fmt: skip
 
 
-def algorithm_for(dtype, weight_shape, stride, groups) -> str:
-    """Which algorithm convolves best: 'winograd', 'depthwise' or 'direct'.
+def algorithm_for(dtype, weight_shape, stride, groups, dilation=(1, 1, 1), out_shape=None) -> str:
+    """Which algorithm convolves best: 'winograd', 'strided', 'depthwise' or 'direct'.
 
     Winograd's needs half the time where channels are many. It rounds a little more, so that
-    float64, which is there to be exact, does without. A group of one channel is no matrix product:
+    float64, which is there to be exact, does without. With stride 2 it is known forward, where the
+    shape of the result is given, (N, OD, OH, OW). A group of one channel is no matrix product:
     there vectors run over the groups.
     """
     *kernel_size, channels, features = weight_shape
     if channels == 1 and features == groups > 1:
         return "depthwise"
-    suits = tuple(kernel_size[1:]) == (3, 3) and tuple(stride) == (1, 1, 1) and groups == 1
-    fast = suits and dtype == np.float32 and min(channels, features) >= WINOGRAD_CHANNELS
-    return "winograd" if fast else "direct"
+    if tuple(kernel_size[1:]) != (3, 3) or groups > 1 or dtype != np.float32:
+        return "direct"
+    if tuple(stride) == (1, 1, 1):
+        return "winograd" if min(channels, features) >= WINOGRAD_CHANNELS else "direct"
+    halves = (kernel_size[0], *stride, *dilation[1:]) == (1, 1, 2, 2, 1, 1)
+    if halves and out_shape and strided.pays(channels, features, out_shape):
+        return "strided"
+    return "direct"
 
 
 def _beside(x, beside, planes, groups):
@@ -405,16 +412,21 @@ def forward(
     scale : (F,) array or None
         Factors for the results, before the bias is added. They cost nothing, because weights are
         copied anyway.
-    algorithm : 'winograd', 'depthwise', 'direct' or None
+    algorithm : 'winograd', 'strided', 'depthwise', 'direct' or None
         None takes what `algorithm_for` says.
     """
     *kernel_size, channels, features = weight.shape
     bias = np.zeros(features, x.dtype) if bias is None else bias
     scale = np.empty(0, x.dtype) if scale is None else scale
-    algorithm = algorithm or algorithm_for(x.dtype, weight.shape, stride, groups)
+    algorithm = algorithm or algorithm_for(
+        x.dtype, weight.shape, stride, groups, dilation, (len(x), *size)
+    )
     x, beside = _beside(x, beside, kernel_size[0], groups)
     if algorithm == "winograd":
         return winograd.forward(x, beside, weight, scale, bias, padding, dilation, size, relu)
+    if algorithm == "strided":
+        x = join.join([x, beside]) if beside.size else x
+        return strided.forward(x, weight, scale, bias, padding, size, relu)
     if algorithm == "depthwise":
         weight = weight * scale if scale.size else weight
         y = depthwise.forward(x, weight, bias, stride, padding, dilation, size)
