@@ -41,7 +41,7 @@ from minidl.kernels import (
     strided,
     winograd,
 )
-from minidl.kernels.jit import inner, kernel
+from minidl.kernels.jit import inlined, inner, kernel
 from minidl.kernels.slab import (
     DEPTH_BLOCK,
     MIN_TASKS,
@@ -113,7 +113,7 @@ def target_row(target, jobs, j, n, d, h, w):
     return at * target.row + jobs.channel[j]
 
 
-@inner
+@inlined
 def convolve_rows(
     slab, packed, bias, relu, n, d, top, w, rows, wide, at_once, first_panel, last_panel, unit,
     grid, planes, jobs, j, target, a_runs, b_runs, sums, out,
@@ -149,7 +149,7 @@ def convolve_rows(
                     copy_pixels(sums, width, out, place, step, wide - whole, filled)
 
 
-@inner
+@inlined
 def convolve_parts(
     slab, packed, at, width, bias, relu, n, d, top, w, rows, wide, feature, grid, planes, jobs, j,
     target, a_runs, b_runs, sums, out,

@@ -161,9 +161,12 @@ def _emit_tile(rows: int, vectors: int, half: bool = False):
                     for result, pointer in zip(results, targets, strict=True):
                         builder.store(result, pointer, align=align)
                 with part:
-                    lefts = [builder.sub(filled_, number(v * lanes)) for v in range(len(kinds))]
-                    for result, pointer, left in zip(results, targets, lefts * rows, strict=True):
-                        simd.store_some_ir(builder, result, pointer, left, align)
+                    masks = [
+                        simd.mask_ir(builder, builder.sub(filled_, number(v * lanes)), kind.count)
+                        for v, kind in enumerate(kinds)
+                    ]
+                    for result, pointer, mask in zip(results, targets, masks * rows, strict=True):
+                        simd.store_masked_ir(builder, result, pointer, mask, align)
             return context.get_dummy_value()
 
         i8 = types.intp

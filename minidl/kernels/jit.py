@@ -27,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numba
 from numba.core import config, event
@@ -71,7 +72,7 @@ def _cache_in(folder: Path | None) -> Iterator[None]:
         config.CACHE_DIR = before
 
 
-def _compiled(function: Callable, **flags: bool) -> Callable:
+def _compiled(function: Callable, **flags: Any) -> Callable:
     with _cache_in(_FOLDER):
         return numba.njit(
             nogil=True,
@@ -93,12 +94,13 @@ def inner(function: Callable) -> Callable:
 
 
 def inlined(function: Callable) -> Callable:
-    """The same, compiled anew into each kernel that calls it.
+    """The same, compiled as a piece of each kernel that calls it.
 
-    For what is called for every tile: to hand over arrays, of seven numbers each, takes as long as
-    to transform a few channels.
+    For what has few callers, and would be compiled once for itself and once more for each of them.
+    And for what is called for every tile: to hand over arrays, of seven numbers each, takes as long
+    as to transform a few channels.
     """
-    return _compiled(function, _nrt=False, forceinline=True)
+    return _compiled(function, _nrt=False, inline="always")
 
 
 class _Announce(event.Listener):

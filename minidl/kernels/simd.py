@@ -118,8 +118,8 @@ def store(typingctx, array, position, vector):
     return types.void(array, types.intp, vector), codegen
 
 
-def _mask_ir(builder, count, lanes):
-    """Emit the mask of the first `count` lanes."""
+def mask_ir(builder, count, lanes):
+    """Emit the mask of the first `count` lanes, of none if that is not positive."""
     index = ir.VectorType(count.type, lanes)
     numbers = ir.Constant(index, list(range(lanes)))
     return builder.icmp_signed("<", numbers, splat_ir(builder, count, index))
@@ -142,17 +142,16 @@ def load_some(typingctx, array, position, count):
         kind = vector_ir(array.dtype)
         pointer = address(builder, context, array, array_, position_, kind)
         align = ir.Constant(ir.IntType(32), array.dtype.bitwidth // 8)
-        mask = _mask_ir(builder, count_, kind.count)
+        mask = mask_ir(builder, count_, kind.count)
         zeros = ir.Constant(kind, None)
         return _masked(builder, "load", kind, kind, [pointer, align, mask, zeros])
 
     return Vector(array.dtype)(array, types.intp, types.intp), codegen
 
 
-def store_some_ir(builder, vector, pointer, count, align):
-    """Emit a store of the first `count` lanes, of none if that is not positive."""
+def store_masked_ir(builder, vector, pointer, mask, align):
+    """Emit a store of the lanes of `mask`."""
     align = ir.Constant(ir.IntType(32), align)
-    mask = _mask_ir(builder, count, vector.type.count)
     _masked(builder, "store", vector.type, ir.VoidType(), [vector, pointer, align, mask])
 
 
@@ -163,7 +162,8 @@ def store_some(typingctx, array, position, vector, count):
     def codegen(context, builder, signature, args):
         array_, position_, vector_, count_ = args
         pointer = address(builder, context, array, array_, position_, vector_.type)
-        store_some_ir(builder, vector_, pointer, count_, array.dtype.bitwidth // 8)
+        mask = mask_ir(builder, count_, vector_.type.count)
+        store_masked_ir(builder, vector_, pointer, mask, array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector, types.intp), codegen

@@ -7,7 +7,7 @@ the 36: tiles by channels times channels by features.
 import numpy as np
 
 from minidl.kernels import gemm, memory, parallel, simd
-from minidl.kernels.jit import inner, kernel
+from minidl.kernels.jit import inlined, inner, kernel
 from minidl.kernels.winograd_tiles import (
     CLASSES,
     COUNT,
@@ -44,7 +44,7 @@ PART_BYTES = 1 << 20  # transformed weight gradient up to which a thread has one
 MIN_CHUNK = 64  # but so many at least
 
 
-@inner
+@inlined
 def turn_kernels(weight, channels, features, channel, rows, feature, columns, out):
     """``out[3, 3, rows, columns]``: kernels of the gradient, from those of the convolution.
 
@@ -170,18 +170,15 @@ def multiply(
                         products[to : to + (end - begin) * columns] = 0
                     begin = end
         places = places_of(first + tile, rows, tiles.table)
-        for t in range(rows):
-            place = unpack(places, t)
-            mine = max(0, min(columns, own - feature))
-            if mine > 0:
+        mine = max(0, min(columns, own - feature))
+        for side in range(2):
+            skipped, last = (mine, columns) if side else (gemm.ZERO, mine)
+            before, width = (own, features - own) if side else (gemm.ZERO, own)
+            for t in range(rows if skipped < last and width else 0):
                 write_tile(
-                    products, stride, t * columns, bias, feature, floor, tiles, place,
-                    own, feature, mine, y,
-                )  # fmt: skip
-            if mine < columns and own < features:
-                write_tile(
-                    products, stride, t * columns + mine, bias, feature + mine, floor, tiles,
-                    place, features - own, feature + mine - own, columns - mine, beside,
+                    products, stride, t * columns + skipped, bias, feature + skipped, floor, tiles,
+                    unpack(places, t), width, feature + skipped - before, last - skipped,
+                    beside if side else y,
                 )  # fmt: skip
 
 

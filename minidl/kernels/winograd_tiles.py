@@ -332,7 +332,7 @@ def transform_patch(source, at, down, right, some, rows, out, to, plane):
         store_6(out, to, plane, transform_input_line(d0[5], d1[5], d2[5], d3[5], d4[5], d5[5]))
 
 
-@inner
+@inlined
 def transform_tile(source, n, h, w, tall, wide, tiles, channels, patch, out, to, plane):
     """``Bᵀ d B`` of the tile of plane n that begins at row h, column w, for all channels."""
     inside = (
