@@ -37,6 +37,23 @@ def check_gradient(f, *inputs, step=1e-5, rtol=1e-7):
         np.testing.assert_array_equal(x, kept)
 
 
+def check_derivative(f, plain, *inputs, rtol=1e-8):
+    """Value of `f` on tensors as of `plain` on arrays, gradients as its differences."""
+    tensors = [Tensor(x, requires_grad=True) for x in inputs]
+    y = f(*tensors)
+    expected = np.asarray(plain(*inputs))
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y.data, expected, rtol=1e-12, atol=1e-14)
+    gy = np.random.default_rng(1).standard_normal(y.shape)
+    y.backward(gy)
+    for i, x in enumerate(tensors):
+        assert x.grad.shape == x.shape and x.grad.dtype == x.dtype
+        direction = np.random.default_rng(2 + i).standard_normal(x.shape)
+        slope = directional(lambda *xs: (plain(*xs) * gy).sum(), inputs, i, direction)
+        scale = max(np.linalg.norm(x.grad) * np.linalg.norm(direction), 1e-3)
+        assert abs((x.grad * direction).sum() - slope) <= rtol * scale
+
+
 def check_threads(threads, f, *inputs):
     """Result and gradients have the same bits for one, two and three threads."""
     outcomes = []
