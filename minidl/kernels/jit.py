@@ -1,6 +1,7 @@
 """The one place that decides how kernels are compiled and where the machine code is kept.
 
-Every kernel is made by `@kernel`, or by `@inner` where only kernels call it. The flags, and why:
+Every kernel is made by `@kernel`, or by `@inner` or `@inlined` where only kernels call it. The
+flags, and why:
 
 ``nogil``
     kernels run on several Python threads at once (see `parallel`).
@@ -13,7 +14,7 @@ Every kernel is made by `@kernel`, or by `@inner` where only kernels call it. Th
     machine code is kept on disk, in a folder whose name holds a hash of all kernel sources:
     Numba looks only at the file of the kernel itself and would miss a change in a helper.
 ``_nrt=False``
-    of `@inner` alone. Where it is on, a function counts the references to each array it is given,
+    not of `@kernel`. Where it is on, a function counts the references to each array it is given,
     with an atomic instruction as costly as twenty multiply-adds. One that is called for every row
     of an image spends up to a seventh of its time so. Off, it cannot make arrays.
 """

@@ -20,9 +20,10 @@ from minidl.kernels.winograd_tiles import (
     ELEMENTS,
     IN,
     Tiles,
-    load_6,
     store_6,
+    transform_columns,
     transform_tile,
+    write_pixels,
 )
 
 OUT = 5  # extents of a tile
@@ -144,15 +145,9 @@ def place_depth(e, channels, columns, a_runs, b_runs):
 
 
 @inner
-def write_pixels(y, at, step, line, shift, floor, count, some):
-    """Write ``max(line + shift, floor)`` to the first `count` of five pixels, `step` apart."""
-    simd.store_some(y, at, simd.maximum(floor, line[0] + shift), some)
-    if count > 1:
-        simd.store_some(y, at + step, simd.maximum(floor, line[1] + shift), some)
-    if count > 2:
-        simd.store_some(y, at + 2 * step, simd.maximum(floor, line[2] + shift), some)
-    if count > 3:
-        simd.store_some(y, at + 3 * step, simd.maximum(floor, line[3] + shift), some)
+def write_five(y, at, step, line, shift, floor, count, some):
+    """`write_pixels` of five."""
+    write_pixels(y, at, step, line, shift, floor, count, some)
     if count > 4:
         simd.store_some(y, at + 4 * step, simd.maximum(floor, line[4] + shift), some)
 
@@ -167,26 +162,23 @@ def write_tile(products, plane, at, bias, floor, tile, tiles, features, feature,
     for f in range(0, columns, simd.lanes(y)):
         some, p, q = features - feature - f, at + f, to + f
         shift = simd.load_some(bias, feature + f, some)
-        m0 = transform_output_line(*load_6(products, p, IN * plane, some))
-        m1 = transform_output_line(*load_6(products, p + plane, IN * plane, some))
-        m2 = transform_output_line(*load_6(products, p + 2 * plane, IN * plane, some))
-        m3 = transform_output_line(*load_6(products, p + 3 * plane, IN * plane, some))
-        m4 = transform_output_line(*load_6(products, p + 4 * plane, IN * plane, some))
-        m5 = transform_output_line(*load_6(products, p + 5 * plane, IN * plane, some))
+        m0, m1, m2, m3, m4, m5 = transform_columns(
+            transform_output_line, products, p, plane, IN * plane, some
+        )
         line = transform_output_line(m0[0], m1[0], m2[0], m3[0], m4[0], m5[0])
-        write_pixels(y, q, features, line, shift, limit, wide, some)
+        write_five(y, q, features, line, shift, limit, wide, some)
         if high > 1:
             line = transform_output_line(m0[1], m1[1], m2[1], m3[1], m4[1], m5[1])
-            write_pixels(y, q + down, features, line, shift, limit, wide, some)
+            write_five(y, q + down, features, line, shift, limit, wide, some)
         if high > 2:
             line = transform_output_line(m0[2], m1[2], m2[2], m3[2], m4[2], m5[2])
-            write_pixels(y, q + 2 * down, features, line, shift, limit, wide, some)
+            write_five(y, q + 2 * down, features, line, shift, limit, wide, some)
         if high > 3:
             line = transform_output_line(m0[3], m1[3], m2[3], m3[3], m4[3], m5[3])
-            write_pixels(y, q + 3 * down, features, line, shift, limit, wide, some)
+            write_five(y, q + 3 * down, features, line, shift, limit, wide, some)
         if high > 4:
             line = transform_output_line(m0[4], m1[4], m2[4], m3[4], m4[4], m5[4])
-            write_pixels(y, q + 4 * down, features, line, shift, limit, wide, some)
+            write_five(y, q + 4 * down, features, line, shift, limit, wide, some)
 
 
 @kernel

@@ -273,6 +273,19 @@ def load_6(source, at, step, some):
     return load_3(source, at, step, some) + load_3(source, at + 3 * step, step, some)
 
 
+@inlined
+def transform_columns(transform, source, at, right, down, some):
+    """`transform` of each of six columns, whose elements are `down` apart."""
+    return (
+        transform(*load_6(source, at, down, some)),
+        transform(*load_6(source, at + right, down, some)),
+        transform(*load_6(source, at + 2 * right, down, some)),
+        transform(*load_6(source, at + 3 * right, down, some)),
+        transform(*load_6(source, at + 4 * right, down, some)),
+        transform(*load_6(source, at + 5 * right, down, some)),
+    )
+
+
 @inner
 def store_6(out, at, step, line):
     """Write six vectors, `step` apart."""
@@ -311,12 +324,7 @@ def spare(patch, at, step, channels):
 @inner
 def transform_patch(source, at, down, right, some, rows, out, to, plane):
     """Rows 0 to 2 or 3 to 5 of ``Bᵀ d B`` for a register of channels; `plane` from each to next."""
-    d0 = transform_input_line(*load_6(source, at, down, some))
-    d1 = transform_input_line(*load_6(source, at + right, down, some))
-    d2 = transform_input_line(*load_6(source, at + 2 * right, down, some))
-    d3 = transform_input_line(*load_6(source, at + 3 * right, down, some))
-    d4 = transform_input_line(*load_6(source, at + 4 * right, down, some))
-    d5 = transform_input_line(*load_6(source, at + 5 * right, down, some))
+    d0, d1, d2, d3, d4, d5 = transform_columns(transform_input_line, source, at, right, down, some)
     if rows == 0:
         store_6(out, to, plane, transform_input_line(d0[0], d1[0], d2[0], d3[0], d4[0], d5[0]))
         to += IN * plane
@@ -457,12 +465,9 @@ def write_tile(
     for f in range(0, columns, lanes):
         some, p, q = features - feature - f, at + f, to + f
         shift = simd.load_some(bias, bias_at + f, some)
-        m0 = transform_output_line(*load_6(products, p, IN * plane, lanes))
-        m1 = transform_output_line(*load_6(products, p + plane, IN * plane, lanes))
-        m2 = transform_output_line(*load_6(products, p + 2 * plane, IN * plane, lanes))
-        m3 = transform_output_line(*load_6(products, p + 3 * plane, IN * plane, lanes))
-        m4 = transform_output_line(*load_6(products, p + 4 * plane, IN * plane, lanes))
-        m5 = transform_output_line(*load_6(products, p + 5 * plane, IN * plane, lanes))
+        m0, m1, m2, m3, m4, m5 = transform_columns(
+            transform_output_line, products, p, plane, IN * plane, lanes
+        )
         line = transform_output_line(m0[0], m1[0], m2[0], m3[0], m4[0], m5[0])
         write_pixels(y, q, right, line, shift, limit, wide, some)
         if high > 1:
@@ -550,12 +555,9 @@ def write_kernels(
     for c in range(rows):
         for f in range(0, columns, lanes):
             p = at + c * row + f
-            w0 = gather_kernel_line(*load_6(sums, p, IN * plane, lanes))
-            w1 = gather_kernel_line(*load_6(sums, p + plane, IN * plane, lanes))
-            w2 = gather_kernel_line(*load_6(sums, p + 2 * plane, IN * plane, lanes))
-            w3 = gather_kernel_line(*load_6(sums, p + 3 * plane, IN * plane, lanes))
-            w4 = gather_kernel_line(*load_6(sums, p + 4 * plane, IN * plane, lanes))
-            w5 = gather_kernel_line(*load_6(sums, p + 5 * plane, IN * plane, lanes))
+            w0, w1, w2, w3, w4, w5 = transform_columns(
+                gather_kernel_line, sums, p, plane, IN * plane, lanes
+            )
             to, some = (channel + c) * features + feature + f, features - feature - f
             line = gather_kernel_line(w0[0], w1[0], w2[0], w3[0], w4[0], w5[0])
             add_3(gw, to, step, line, add, some)
